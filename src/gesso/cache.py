@@ -1,0 +1,143 @@
+"""Keys and values of the encoded tokens.
+
+Two ways in, told apart by type: a `CacheWriter` appends (prefill and commit), a `CacheView` only
+reads (the canvas). Sliding layers keep the last window - 1 columns, padding columns counted, as
+the reference does (model-spec §4, trap 15); full layers keep everything.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from gesso.config import TextConfig
+
+
+class KVCache:
+    """Columns 0 .. length-1 of a batch, one (keys, values) pair a layer.
+
+    mask (B, length) bool marks real columns, None when all are real.
+    """
+
+    def __init__(self, config: TextConfig, *, batch_size: int, trim: bool = True) -> None:
+        """trim=False keeps every column on sliding layers too: training reads from the middle."""
+        self.config = config
+        self.batch_size = batch_size
+        self.length = 0
+        self.mask: Tensor | None = None
+        self._trim = trim
+        self._layers: list[tuple[Tensor, Tensor] | None] = [None] * config.num_layers
+
+    def layer(self, index: int) -> tuple[Tensor, Tensor]:
+        """(keys, values) of a layer, each (B, K, kept, D). ValueError while nothing is encoded."""
+        kept = self._layers[index]
+        if kept is None:
+            raise ValueError("the cache is empty; encode a prompt first")
+        return kept
+
+    def kept(self, index: int) -> int:
+        """How many columns a layer holds."""
+        kept = self._layers[index]
+        return 0 if kept is None else kept[0].shape[2]
+
+    def select(self, rows: Tensor) -> KVCache:
+        """A cache of the given rows (int64 indices) alone; this one stays as it is."""
+        chosen = KVCache(self.config, batch_size=len(rows), trim=self._trim)
+        chosen.length = self.length
+        chosen.mask = None if self.mask is None else self.mask[rows]
+        chosen._layers = [
+            None if kept is None else (kept[0][rows], kept[1][rows]) for kept in self._layers
+        ]
+        return chosen
+
+
+class CacheWriter:
+    """One causal pass over `columns` new columns. Nothing is kept until `close`."""
+
+    def __init__(self, cache: KVCache, *, columns: int, mask: Tensor | None) -> None:
+        """mask (B, columns) bool marks the real ones among the new columns; None: all are."""
+        self.cache = cache
+        self.columns = columns
+        self._new: list[tuple[Tensor, Tensor] | None] = [None] * cache.config.num_layers
+        self._mask = _join_masks(cache, columns, mask)
+
+    @property
+    def mask(self) -> Tensor | None:
+        """(B, old + new columns) bool, or None when none is padding."""
+        return self._mask
+
+    def extend(self, index: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Cached and new columns of a layer, joined: (B, K, kept + columns, D) each."""
+        kept = self.cache._layers[index]
+        if kept is not None:
+            keys, values = torch.cat((kept[0], keys), 2), torch.cat((kept[1], values), 2)
+        self._new[index] = keys, values
+        return keys, values
+
+    def close(self) -> None:
+        """Keep what was written, trimmed to the window."""
+        config, cache = self.cache.config, self.cache
+        for index, pair in enumerate(self._new):
+            assert pair is not None, "a pass ended before its last layer"
+            if cache._trim and not config.is_full(index):
+                keep = min(config.sliding_window - 1, pair[0].shape[2])
+                # Copies, so that the columns which fell out of the window are freed.
+                pair = (
+                    pair[0].narrow(2, pair[0].shape[2] - keep, keep).clone(),
+                    pair[1].narrow(2, pair[1].shape[2] - keep, keep).clone(),
+                )
+            cache._layers[index] = pair
+        cache.length += self.columns
+        cache.mask = self._mask
+
+
+class CacheView:
+    """Read-only: what a canvas that starts after the last column, or at `starts`, may see."""
+
+    def __init__(self, cache: KVCache, *, starts: Tensor | None = None) -> None:
+        """starts (B,) int64: each row's canvas begins at that column and sees only earlier ones.
+
+        Needs a cache that keeps every column when a start lies before the end.
+        """
+        self.cache = cache
+        self._starts = starts
+        self._masks: dict[bool, Tensor | None] = {}
+
+    def layer(self, index: int) -> tuple[Tensor, Tensor]:
+        return self.cache.layer(index)
+
+    def mask(self, index: int) -> Tensor | None:
+        """(B, kept) bool of the columns to see, None for all. The same for every canvas row:
+        the window is anchored at the canvas start (model-spec §5, trap 16)."""
+        full = self.cache.config.is_full(index)
+        if full not in self._masks:
+            self._masks[full] = self._make_mask(index)
+        return self._masks[full]
+
+    def _make_mask(self, index: int) -> Tensor | None:
+        cache, kept = self.cache, self.cache.kept(index)
+        mask = None if cache.mask is None else cache.mask[:, cache.length - kept :]
+        starts = self._starts
+        if starts is None:
+            if cache.config.is_full(index) or kept < cache.config.sliding_window:
+                return mask
+            starts = torch.full((cache.batch_size,), cache.length, device=self.layer(index)[0].device)
+        column = torch.arange(cache.length - kept, cache.length, device=starts.device)
+        seen = column < starts[:, None]
+        if not cache.config.is_full(index):
+            seen &= column > starts[:, None] - cache.config.sliding_window
+        return seen if mask is None else seen & mask
+
+
+def _join_masks(cache: KVCache, columns: int, mask: Tensor | None) -> Tensor | None:
+    if mask is not None and bool(mask.all()):
+        mask = None
+    if mask is None and cache.mask is None:
+        return None
+    device = (mask if mask is not None else cache.mask).device  # type: ignore[union-attr]
+    old = cache.mask
+    if old is None:
+        old = torch.ones(cache.batch_size, cache.length, dtype=torch.bool, device=device)
+    if mask is None:
+        mask = torch.ones(cache.batch_size, columns, dtype=torch.bool, device=device)
+    return torch.cat((old, mask), 1)

@@ -1,0 +1,464 @@
+"""The configuration of a checkpoint, read from config.json and generation_config.json here alone.
+
+Both spellings of config.json are read: the released one (`global_head_dim`,
+`num_global_key_value_heads`) and the one that transformers >= 5.23 saves (`per_layer_config`).
+Nothing falls back on a default that could differ from the weights: a key that shapes a tensor and
+is missing is an error that names it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+LayerType = Literal["sliding_attention", "full_attention"]
+
+# Every sixth layer sees everything when the file does not list its layer types (model-spec §1).
+_FULL_EVERY = 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class RopeConfig:
+    """Rotary embedding of one layer kind: `theta`, and the share of the dimensions that turns.
+
+    `scaling` divides the inverse frequencies ("factor" in the file).
+    """
+
+    theta: float
+    partial: float = 1.0
+    scaling: float = 1.0
+
+    @classmethod
+    def parse(cls, raw: Mapping[str, Any], where: str) -> RopeConfig:
+        kind = raw.get("rope_type", "default")
+        if kind not in ("default", "proportional", "axial"):
+            raise ValueError(
+                f"{where}: rope_type {kind!r} is not one this model has; "
+                "expected default, proportional or axial"
+            )
+        return cls(
+            theta=float(_need(raw, "rope_theta", where)),
+            partial=float(raw.get("partial_rotary_factor", 1.0)) if kind == "proportional" else 1.0,
+            scaling=float(raw.get("factor", 1.0)),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextConfig:
+    """The shared text stack (model-spec §1). Sizes in elements; heads of full layers apart."""
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    num_global_key_value_heads: int
+    global_head_dim: int
+    num_experts: int
+    top_k_experts: int
+    moe_intermediate_size: int
+    layer_types: tuple[LayerType, ...]
+    sliding_window: int
+    max_position_embeddings: int
+    sliding_rope: RopeConfig
+    full_rope: RopeConfig
+    rms_norm_eps: float = 1e-6
+    final_logit_softcapping: float = 30.0
+    pad_token_id: int = 0
+    bos_token_id: int = 2
+
+    @property
+    def num_layers(self) -> int:
+        return len(self.layer_types)
+
+    def is_full(self, layer: int) -> bool:
+        return self.layer_types[layer] == "full_attention"
+
+    def heads(self, layer: int) -> tuple[int, int]:
+        """(key-value heads, head dimension) of a layer."""
+        if self.is_full(layer):
+            return self.num_global_key_value_heads, self.global_head_dim
+        return self.num_key_value_heads, self.head_dim
+
+    @classmethod
+    def parse(cls, raw: Mapping[str, Any]) -> TextConfig:
+        where = "text_config"
+        _only(
+            raw,
+            where,
+            attention_bias=(False, None),
+            attention_k_eq_v=(True, None),
+            enable_moe_block=(True, None),
+            hidden_activation=("gelu_pytorch_tanh", None),
+            tie_word_embeddings=(True, None),
+            use_bidirectional_attention=("vision", None),
+        )
+        layer_types = _layer_types(raw, where)
+        ropes = _need(raw, "rope_parameters", where)
+        global_head_dim, global_kv_heads = _global_heads(raw, layer_types, where)
+        number = {
+            key: int(_need(raw, key, where))
+            for key in (
+                "vocab_size",
+                "hidden_size",
+                "intermediate_size",
+                "num_attention_heads",
+                "num_key_value_heads",
+                "head_dim",
+                "num_experts",
+                "top_k_experts",
+                "moe_intermediate_size",
+                "sliding_window",
+                "max_position_embeddings",
+            )
+        }
+        for key, value in number.items():
+            if value < 1:
+                raise ValueError(f"{where}.{key}: got {value}; it must be at least 1")
+        if number["top_k_experts"] > number["num_experts"]:
+            raise ValueError(
+                f"{where}.top_k_experts: got {number['top_k_experts']}, more than "
+                f"num_experts = {number['num_experts']}"
+            )
+        for kv_heads in (number["num_key_value_heads"], global_kv_heads):
+            if number["num_attention_heads"] % kv_heads:
+                raise ValueError(
+                    f"{where}: {number['num_attention_heads']} attention heads do not "
+                    f"divide among {kv_heads} key-value heads"
+                )
+        return cls(
+            **number,
+            layer_types=layer_types,
+            global_head_dim=global_head_dim,
+            num_global_key_value_heads=global_kv_heads,
+            sliding_rope=RopeConfig.parse(
+                _need(ropes, "sliding_attention", f"{where}.rope_parameters"),
+                f"{where}.rope_parameters.sliding_attention",
+            ),
+            full_rope=RopeConfig.parse(
+                _need(ropes, "full_attention", f"{where}.rope_parameters"),
+                f"{where}.rope_parameters.full_attention",
+            ),
+            rms_norm_eps=float(raw.get("rms_norm_eps", 1e-6)),
+            final_logit_softcapping=float(raw.get("final_logit_softcapping", 30.0)),
+            pad_token_id=int(raw.get("pad_token_id") or 0),
+            bos_token_id=int(raw.get("bos_token_id", 2)),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        return dict(
+            model_type="diffusion_gemma_text",
+            vocab_size=self.vocab_size,
+            hidden_size=self.hidden_size,
+            intermediate_size=self.intermediate_size,
+            num_hidden_layers=self.num_layers,
+            num_attention_heads=self.num_attention_heads,
+            num_key_value_heads=self.num_key_value_heads,
+            head_dim=self.head_dim,
+            num_global_key_value_heads=self.num_global_key_value_heads,
+            global_head_dim=self.global_head_dim,
+            num_experts=self.num_experts,
+            top_k_experts=self.top_k_experts,
+            moe_intermediate_size=self.moe_intermediate_size,
+            layer_types=list(self.layer_types),
+            sliding_window=self.sliding_window,
+            max_position_embeddings=self.max_position_embeddings,
+            rope_parameters=dict(
+                sliding_attention=dict(rope_type="default", rope_theta=self.sliding_rope.theta)
+                | _factor(self.sliding_rope),
+                full_attention=dict(
+                    rope_type="proportional",
+                    rope_theta=self.full_rope.theta,
+                    partial_rotary_factor=self.full_rope.partial,
+                )
+                | _factor(self.full_rope),
+            ),
+            rms_norm_eps=self.rms_norm_eps,
+            final_logit_softcapping=self.final_logit_softcapping,
+            pad_token_id=self.pad_token_id,
+            bos_token_id=self.bos_token_id,
+            hidden_activation="gelu_pytorch_tanh",
+            attention_bias=False,
+            attention_dropout=0.0,
+            tie_word_embeddings=True,
+            use_bidirectional_attention="vision",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisionConfig:
+    """The image encoder (model-spec §7). Sizes in elements, `patch_size` in pixels."""
+
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_attention_heads: int
+    head_dim: int
+    patch_size: int
+    pooling_kernel_size: int
+    position_embedding_size: int
+    rope_theta: float
+    standardize: bool
+    rms_norm_eps: float = 1e-6
+
+    @classmethod
+    def parse(cls, raw: Mapping[str, Any]) -> VisionConfig:
+        where = "vision_config"
+        _only(
+            raw,
+            where,
+            attention_bias=(False, None),
+            use_clipped_linears=(False, None),
+            hidden_activation=("gelu_pytorch_tanh", None),
+        )
+        number = {
+            key: int(_need(raw, key, where))
+            for key in (
+                "hidden_size",
+                "intermediate_size",
+                "num_attention_heads",
+                "head_dim",
+                "patch_size",
+                "pooling_kernel_size",
+                "position_embedding_size",
+            )
+        }
+        if (
+            raw.get("num_key_value_heads", number["num_attention_heads"])
+            != (number["num_attention_heads"])
+        ):
+            raise ValueError(
+                f"{where}.num_key_value_heads: got {raw['num_key_value_heads']}; this "
+                f"tower has as many as query heads ({number['num_attention_heads']})"
+            )
+        if number["head_dim"] % 4:
+            raise ValueError(
+                f"{where}.head_dim: got {number['head_dim']}; the two-axis rotary "
+                "embedding needs a multiple of 4"
+            )
+        # The released file says rope_type "default" and means the two-axis form (trap 27).
+        rope = RopeConfig.parse(_need(raw, "rope_parameters", where), f"{where}.rope_parameters")
+        return cls(
+            **number,
+            num_layers=int(_need(raw, "num_hidden_layers", where)),
+            rope_theta=rope.theta,
+            standardize=bool(_need(raw, "standardize", where)),
+            rms_norm_eps=float(raw.get("rms_norm_eps", 1e-6)),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        return dict(
+            model_type="gemma4_vision",
+            hidden_size=self.hidden_size,
+            intermediate_size=self.intermediate_size,
+            num_hidden_layers=self.num_layers,
+            num_attention_heads=self.num_attention_heads,
+            num_key_value_heads=self.num_attention_heads,
+            head_dim=self.head_dim,
+            patch_size=self.patch_size,
+            pooling_kernel_size=self.pooling_kernel_size,
+            position_embedding_size=self.position_embedding_size,
+            rope_parameters=dict(rope_type="default", rope_theta=self.rope_theta),
+            standardize=self.standardize,
+            rms_norm_eps=self.rms_norm_eps,
+            hidden_activation="gelu_pytorch_tanh",
+            attention_bias=False,
+            use_clipped_linears=False,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """A whole checkpoint: text stack, image encoder or None, canvas length and special ids."""
+
+    text: TextConfig
+    canvas_length: int
+    vision: VisionConfig | None = None
+    image_token_id: int | None = None
+    boi_token_id: int | None = None
+    eoi_token_id: int | None = None
+    eos_token_ids: tuple[int, ...] = (1,)
+    dtype: str = "bfloat16"
+
+    @classmethod
+    def parse(cls, raw: Mapping[str, Any]) -> ModelConfig:
+        """From the object of config.json. ValueError names the key that is missing or unfit."""
+        if raw.get("model_type") != "diffusion_gemma":
+            raise ValueError(
+                f"config.json: model_type is {raw.get('model_type')!r}, expected "
+                "'diffusion_gemma'; this is not a DiffusionGemma checkpoint"
+            )
+        _only(raw, "config.json", tie_word_embeddings=(True, None))
+        eos = raw.get("eos_token_id", raw.get("text_config", {}).get("eos_token_id", 1))
+        canvas_length = int(_need(raw, "canvas_length", "config.json"))
+        if canvas_length < 1:
+            raise ValueError(f"config.json: canvas_length is {canvas_length}; expected at least 1")
+        return cls(
+            text=TextConfig.parse(_need(raw, "text_config", "config.json")),
+            vision=VisionConfig.parse(raw["vision_config"]) if raw.get("vision_config") else None,
+            canvas_length=canvas_length,
+            image_token_id=raw.get("image_token_id"),
+            boi_token_id=raw.get("boi_token_id"),
+            eoi_token_id=raw.get("eoi_token_id"),
+            eos_token_ids=_ids(eos),
+            dtype=str(raw.get("dtype") or raw.get("torch_dtype") or "bfloat16"),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The object of config.json in the released spelling; `parse` gives the same value back."""
+        return dict(
+            architectures=["DiffusionGemmaForBlockDiffusion"],
+            model_type="diffusion_gemma",
+            dtype=self.dtype,
+            canvas_length=self.canvas_length,
+            image_token_id=self.image_token_id,
+            boi_token_id=self.boi_token_id,
+            eoi_token_id=self.eoi_token_id,
+            eos_token_id=list(self.eos_token_ids),
+            tie_word_embeddings=True,
+            text_config=self.text.to_json(),
+            vision_config=self.vision.to_json() if self.vision else None,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationConfig:
+    """What generation does when the caller does not say (generation_config.json, model-spec §6).
+
+    `entropy_bound` and `confidence_threshold` in nats; temperatures divide the logits.
+    `confidence_threshold` or `stability_threshold` None switches the adaptive stop off.
+    """
+
+    max_new_tokens: int = 256
+    max_denoising_steps: int = 48
+    entropy_bound: float = 0.1
+    temperature_start: float = 0.8
+    temperature_end: float = 0.4
+    stability_threshold: int | None = 1
+    confidence_threshold: float | None = 0.005
+    eos_token_ids: tuple[int, ...] = ()
+    pad_token_id: int = 0
+
+    @classmethod
+    def parse(cls, raw: Mapping[str, Any], *, model: ModelConfig) -> GenerationConfig:
+        """From generation_config.json; what it leaves out or null takes the library's default."""
+        default = cls()
+
+        def value(key: str, fallback: Any) -> Any:
+            return fallback if raw.get(key) is None else raw[key]
+
+        sampler = raw.get("sampler_config") or {}
+        eos = _ids(value("eos_token_id", model.eos_token_ids))
+        return cls(
+            max_new_tokens=int(value("max_new_tokens", default.max_new_tokens)),
+            max_denoising_steps=int(value("max_denoising_steps", default.max_denoising_steps)),
+            entropy_bound=float(sampler.get("entropy_bound", default.entropy_bound)),
+            temperature_start=float(value("t_max", default.temperature_start)),
+            temperature_end=float(value("t_min", default.temperature_end)),
+            stability_threshold=int(value("stability_threshold", default.stability_threshold)),
+            confidence_threshold=float(value("confidence_threshold", default.confidence_threshold)),
+            eos_token_ids=eos,
+            pad_token_id=int(value("pad_token_id", model.text.pad_token_id)),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The object of generation_config.json. An adaptive stop that is switched off is written
+        as a threshold of 0, which no mean entropy is below: null would mean the default."""
+        adaptive = None not in (self.stability_threshold, self.confidence_threshold)
+        return dict(
+            max_new_tokens=self.max_new_tokens,
+            max_denoising_steps=self.max_denoising_steps,
+            sampler_config=dict(
+                _cls_name="EntropyBoundSamplerConfig", entropy_bound=self.entropy_bound
+            ),
+            t_min=self.temperature_end,
+            t_max=self.temperature_start,
+            stability_threshold=self.stability_threshold,
+            confidence_threshold=self.confidence_threshold if adaptive else 0.0,
+            eos_token_id=list(self.eos_token_ids),
+            pad_token_id=self.pad_token_id,
+        )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file. ValueError names the file when it is missing or not an object."""
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file; a checkpoint folder holds it") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not valid JSON ({error})") from None
+    if not isinstance(raw, dict):
+        raise ValueError(f"{path}: expected a JSON object, got {type(raw).__name__}")
+    return raw
+
+
+def _need(raw: Mapping[str, Any], key: str, where: str) -> Any:
+    if raw.get(key) is None:
+        raise ValueError(f"{where}: required key {key!r} is missing")
+    return raw[key]
+
+
+def _only(raw: Mapping[str, Any], where: str, **allowed: Sequence[Any]) -> None:
+    """Refuse a setting that changes the maths in a way that this network does not compute."""
+    for key, values in allowed.items():
+        if raw.get(key) not in values:
+            raise ValueError(f"{where}.{key}: got {raw[key]!r}; only {values[0]!r} is supported")
+
+
+def _ids(value: int | Sequence[int]) -> tuple[int, ...]:
+    return (value,) if isinstance(value, int) else tuple(int(v) for v in value)
+
+
+def _factor(rope: RopeConfig) -> dict[str, float]:
+    return {} if rope.scaling == 1.0 else {"factor": rope.scaling}
+
+
+def _layer_types(raw: Mapping[str, Any], where: str) -> tuple[LayerType, ...]:
+    count = int(_need(raw, "num_hidden_layers", where))
+    types = raw.get("layer_types") or [
+        "full_attention" if (i + 1) % _FULL_EVERY == 0 else "sliding_attention"
+        for i in range(count)
+    ]
+    if len(types) != count:
+        raise ValueError(
+            f"{where}.layer_types: got {len(types)} entries for num_hidden_layers = {count}"
+        )
+    for kind in types:
+        if kind not in ("sliding_attention", "full_attention"):
+            raise ValueError(
+                f"{where}.layer_types: got {kind!r}; expected sliding_attention or full_attention"
+            )
+    # The last layer always sees everything, whatever the file says (model-spec §1).
+    return cast(tuple[LayerType, ...], (*types[:-1], "full_attention"))
+
+
+def _global_heads(
+    raw: Mapping[str, Any], layer_types: Sequence[LayerType], where: str
+) -> tuple[int, int]:
+    """(head dimension, key-value heads) of the full layers, from either spelling."""
+    overrides = raw.get("per_layer_config")
+    if overrides:
+        full = [i for i, kind in enumerate(layer_types) if kind == "full_attention"]
+        found = {
+            (
+                entry.get("head_dim", raw.get("head_dim")),
+                entry.get("num_key_value_heads", raw.get("num_key_value_heads")),
+            )
+            for entry in (overrides.get(str(i), overrides.get(i, {})) for i in full)
+        }
+        if len(found) != 1:
+            raise ValueError(
+                f"{where}.per_layer_config: the full layers {full} must share one "
+                f"head_dim and num_key_value_heads, got {sorted(found)}"
+            )
+        head_dim, kv_heads = found.pop()
+        return int(head_dim), int(kv_heads)
+    return (
+        int(_need(raw, "global_head_dim", where)),
+        int(raw.get("num_global_key_value_heads") or _need(raw, "num_key_value_heads", where)),
+    )

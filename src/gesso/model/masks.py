@@ -1,0 +1,45 @@
+"""Who sees whom in a causal pass (model-spec §4)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def causal_mask(
+    *, columns: int, kept: int, window: int | None, padding: Tensor | None, blocks: Tensor | None,
+    device: torch.device,
+) -> Tensor | None:
+    """Keys that each of the new columns may look at, or None for the plain triangle.
+
+    kept: cached columns before the new ones. window: a query sees itself and window - 1 earlier
+    columns; None: all earlier ones. padding (B, kept + columns) bool: real columns. blocks
+    (B, columns) int64: columns of one image share a number above 0 and see each other whatever
+    the order and the window. Returns (B or 1, 1, columns, kept + columns) bool.
+    """
+    banded = window is not None and kept + columns > window
+    if kept == 0 and padding is None and blocks is None and not banded:
+        return None
+    key = torch.arange(kept + columns, device=device)
+    query = key[kept:, None]  # (columns, 1)
+    seen = key <= query
+    if window is not None:
+        seen &= key > query - window
+    seen = seen[None, None]
+    if blocks is not None:
+        same = (blocks[:, :, None] == blocks[:, None, :]) & (blocks[:, :, None] > 0)
+        same = torch.nn.functional.pad(same, (kept, 0))  # (B, columns, kept + columns)
+        seen = seen | same[:, None]
+    if padding is not None:
+        # A padding column's own row is never read, but it must not be empty: softmax over nothing
+        # is NaN, and NaN times a zero weight is NaN in every row that follows.
+        seen = (seen & padding[:, None, None]) | (key == query)
+    return seen
+
+
+def image_blocks(is_image: Tensor) -> Tensor | None:
+    """(B, n) bool -> (B, n) int64: 0 outside images, else the number of the run of image tokens."""
+    if not bool(is_image.any()):
+        return None
+    starts = is_image & ~torch.nn.functional.pad(is_image, (1, 0))[:, :-1]
+    return starts.long().cumsum(1) * is_image

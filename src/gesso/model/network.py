@@ -1,0 +1,191 @@
+"""The whole network: one stack of layers, two modes.
+
+`encode` is causal and appends to the cache; `denoise` lets every canvas token see the whole
+canvas and the cache, and only reads (model-spec §3 to §5).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gesso.cache import CacheView, CacheWriter, KVCache
+from gesso.config import ModelConfig
+from gesso.kernels.attention import attention
+from gesso.kernels.rope import Rotation, inverse_frequencies, rotation
+from gesso.model.layer import Layer
+from gesso.model.masks import causal_mask, image_blocks
+from gesso.model.norm import RMSNorm
+from gesso.model.self_conditioning import SelfConditioning
+from gesso.model.vision import Projector, VisionTower
+
+
+class Network(nn.Module):
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        text = config.text
+        self.config = config
+        self.embed = nn.Embedding(text.vocab_size, text.hidden_size)
+        self.layers = nn.ModuleList(Layer(text, i) for i in range(text.num_layers))
+        self.norm = RMSNorm(text.hidden_size, eps=text.rms_norm_eps)
+        self.self_conditioning = SelfConditioning(text)
+        self.vision = VisionTower(config.vision) if config.vision else None
+        self.projector = Projector(config.vision, text) if config.vision else None
+
+    @property
+    def device(self) -> torch.device:
+        return self.embed.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.embed.weight.dtype
+
+    def new_cache(self, *, batch_size: int, trim: bool = True) -> KVCache:
+        return KVCache(self.config.text, batch_size=batch_size, trim=trim)
+
+    def encode(
+        self, ids: Tensor, *, cache: KVCache, mask: Tensor | None = None,
+        positions: Tensor | None = None, images: Tensor | None = None,
+    ) -> Tensor:
+        """Run new tokens causally and append them to the cache.
+
+        ids (B, n) int64. mask (B, n) bool, False at padding. positions (B, n): where each token
+        stands; by default its column, counted from the cache's length, also in padded rows, as
+        the reference does. images (N, M): soft tokens for the places that hold the image token's
+        id, in order. Returns hidden states after the final norm, (B, n, M).
+        """
+        columns = ids.shape[1]
+        if positions is None:
+            positions = self._columns(cache, columns)
+        x, is_image = self._embed_prompt(ids, images)
+        writer = CacheWriter(cache, columns=columns, mask=mask)
+        blocks = None if is_image is None else image_blocks(is_image)
+        masks: dict[bool, Tensor | None] = {}
+
+        def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+            full = self.config.text.is_full(layer)
+            kept = cache.kept(layer)
+            if full not in masks:
+                padding = writer.mask
+                masks[full] = causal_mask(
+                    columns=columns, kept=kept, blocks=blocks, device=ids.device,
+                    window=None if full else self.config.text.sliding_window,
+                    padding=None if padding is None else padding[:, -(kept + columns) :],
+                )
+            keys, values = writer.extend(layer, key, value)
+            seen = masks[full]
+            return attention(query, keys, values, mask=seen, causal=seen is None)
+
+        x = self._stack(x, positions, attend, lambda layer: layer.encode_scalar)
+        writer.close()
+        return x
+
+    def denoise(
+        self, canvas: Tensor, *, cache: KVCache, soft: Tensor | None = None,
+        positions: Tensor | None = None, starts: Tensor | None = None,
+    ) -> Tensor:
+        """One pass over a canvas; the cache is only read.
+
+        canvas (B, L) int64. soft (B, L, M): what `soft_embed` made of the last step's logits;
+        None at a canvas's first step. positions (B, L), by default the columns after the cache's
+        last. starts (B,): rows whose canvas begins earlier see only the columns before it (for
+        training; needs an untrimmed cache). Returns softcapped logits (B, L, V) in float32.
+        """
+        return self.head(
+            self.denoise_hidden(canvas, cache=cache, soft=soft, positions=positions, starts=starts)
+        )
+
+    def denoise_hidden(
+        self, canvas: Tensor, *, cache: KVCache, soft: Tensor | None = None,
+        positions: Tensor | None = None, starts: Tensor | None = None,
+    ) -> Tensor:
+        """`denoise` without the head: hidden states after the final norm, (B, L, M)."""
+        length = canvas.shape[1]
+        if positions is None:
+            positions = self._columns(cache, length)
+        view = CacheView(cache, starts=starts)
+        masks: dict[bool, Tensor | None] = {}
+
+        def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+            full = self.config.text.is_full(layer)
+            if full not in masks:
+                seen = view.mask(layer)
+                masks[full] = (
+                    None if seen is None
+                    else F.pad(seen, (0, length), value=True)[:, None, None]
+                )
+            old_keys, old_values = view.layer(layer)
+            keys, values = torch.cat((old_keys, key), 2), torch.cat((old_values, value), 2)
+            return attention(query, keys, values, mask=masks[full])
+
+        x = self.self_conditioning(self._embed(canvas), soft)
+        return self._stack(x, positions, attend, lambda layer: layer.denoise_scalar)
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """(..., M) -> softcapped logits (..., V) float32; the product in the model's dtype."""
+        cap = self.config.text.final_logit_softcapping
+        return F.linear(hidden, self.embed.weight).float().div_(cap).tanh_().mul_(cap)
+
+    def soft_embed(self, logits: Tensor) -> Tensor:
+        """The embedding that tempered logits (..., V) stand for, (..., M).
+
+        Rounded to the embedding's dtype before the softmax, as the reference stores them (trap 12).
+        """
+        probabilities = logits.to(self.dtype).float().softmax(-1).to(self.dtype)
+        return (probabilities @ self.embed.weight) * self._embed_scale
+
+    def embed_image(self, patches: Tensor, positions: Tensor) -> Tensor:
+        """Pixels of one image (P, 3 p p) in [0, 1], patch positions (P, 2) as (x, y) -> (n, M)."""
+        if self.vision is None or self.projector is None:
+            raise ValueError("this checkpoint has no image encoder; give it text only")
+        return self.projector(self.vision(patches, positions))
+
+    @property
+    def _embed_scale(self) -> float:
+        # sqrt(M) rounded to the weights' dtype: 53.0 in bf16 for M = 2816, not 53.066 (trap 14).
+        return torch.tensor(self.config.text.hidden_size**0.5, dtype=self.dtype).item()
+
+    def _embed(self, ids: Tensor) -> Tensor:
+        return self.embed(ids) * self._embed_scale
+
+    def _embed_prompt(self, ids: Tensor, images: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        x = self._embed(ids)
+        if images is None:
+            return x, None
+        is_image = ids == self.config.image_token_id
+        if int(is_image.sum()) != len(images):
+            raise ValueError(
+                f"the prompt has {int(is_image.sum())} image places and {len(images)} soft tokens "
+                "were given; expand each image placeholder to as many as the image has"
+            )
+        return x.masked_scatter(is_image[..., None], images.to(x.dtype)), is_image
+
+    def _columns(self, cache: KVCache, count: int) -> Tensor:
+        return torch.arange(cache.length, cache.length + count, device=self.device)[None]
+
+    def _stack(
+        self, x: Tensor, positions: Tensor,
+        attend: Callable[[int, Tensor, Tensor, Tensor], Tensor],
+        scalar: Callable[[Layer], Tensor],
+    ) -> Tensor:
+        turns = self._rotations(positions, x.dtype)
+        for index, layer in enumerate(self.layers):
+            assert isinstance(layer, Layer)
+            x = layer(x, turns[self.config.text.is_full(index)], attend, scalar(layer))
+        return self.norm(x)
+
+    def _rotations(self, positions: Tensor, dtype: torch.dtype) -> dict[bool, Rotation]:
+        text = self.config.text
+        kinds = ((False, text.sliding_rope, text.head_dim), (True, text.full_rope, text.global_head_dim))
+        return {
+            full: rotation(positions, inverse_frequencies(rope, dim, positions.device), dtype)
+            for full, rope, dim in kinds
+        }
+
+
+def parameter_count(network: Network) -> int:
+    """Trainable elements: layer scalars and standardisation statistics are not among them."""
+    return sum(p.numel() for p in network.parameters())

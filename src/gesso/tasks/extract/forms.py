@@ -1,0 +1,73 @@
+"""The forms: skeletons read from the text files beside this one, and which of them are held out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+
+from gesso.tasks.extract.datafiles import lines
+from gesso.tasks.extract.notation import Node, parse
+from gesso.tasks.extract.schema import KEYS
+from gesso.tasks.extract.stable import digest, held_out
+
+
+@dataclass(frozen=True, kw_only=True)
+class Form:
+    """A skeleton with a name that stays the same while its text does."""
+
+    kind: str
+    text: str
+    tree: Node
+
+    @property
+    def id(self) -> str:
+        return f"{self.kind}-{digest(self.text) % 16**6:06x}"
+
+    @property
+    def held(self) -> bool:
+        return held_out(self.text)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distractor:
+    """A sentence that says nothing for the answer.
+
+    `kinds` are those in whose sentences it cannot be taken for a field; `before` and `after` say
+    where it may stand.
+    """
+
+    kinds: frozenset[str]
+    before: bool
+    after: bool
+    tree: Node
+
+
+@cache
+def forms(kind: str) -> tuple[Form, ...]:
+    """All forms of a kind, in the file's order."""
+    return tuple(Form(kind=kind, text=line, tree=parse(line)) for line in lines("forms", kind))
+
+
+@cache
+def rules() -> Mapping[str, Node]:
+    """The named sub-rules: each line is `name = alternatives`."""
+    pairs = (line.split(" = ", 1) for line in lines("forms", "rules"))
+    return {name.strip(): parse(body) for name, body in pairs}
+
+
+@cache
+def distractors(kind: str) -> tuple[Distractor, ...]:
+    """Those fit for a kind. A line is `where kinds: skeleton`: b(efore) and a(fter), oaci or *."""
+    initials = {name[0]: name for name in KEYS}
+    found = []
+    for line in lines("forms", "distractors"):
+        head, body = line.split(": ", 1)
+        where, letters = head.split()
+        kinds = frozenset(initials.values() if letters == "*" else map(initials.get, letters))
+        if kind in kinds:
+            tree = parse(body)
+            found.append(
+                Distractor(kinds=kinds, before="b" in where, after="a" in where, tree=tree)  # type: ignore[arg-type]
+            )
+    return tuple(found)

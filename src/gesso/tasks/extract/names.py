@@ -1,0 +1,120 @@
+"""People, firms, and the words of neither: names in the many shapes that people write them."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from dataclasses import dataclass
+from random import Random
+
+from gesso.tasks.extract.datafiles import table
+from gesso.tasks.extract.lexicon import Lexicon
+
+_WORDS = table("names")
+TITLES, DOCTORS, PARTICLES = _WORDS["titles"], _WORDS["doctors"], _WORDS["particles"]
+CELTIC, TRADES, SUFFIXES = _WORDS["celtic"], _WORDS["trades"], _WORDS["suffixes"]
+# Syllables; an entry may be empty or stand there twice, to be drawn more often.
+ONSETS, VOWELS, CODAS = _WORDS["onsets"], _WORDS["vowels"], _WORDS["codas"]
+
+
+def invented(rng: Random, low: int = 2, high: int = 3) -> str:
+    """A lower-case word of random syllables that no one has seen."""
+    return "".join(
+        rng.choice(ONSETS) + rng.choice(VOWELS) + rng.choice(CODAS)
+        for _ in range(rng.randint(low, high))
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Names:
+    """Draws names from one side of the lexicon; `pseudo` is the chance that a name is invented."""
+
+    rng: Random
+    pools: Lexicon
+    pseudo: float
+
+    def pick(self, pool: tuple[str, ...], *, syllables: int = 3) -> str:
+        if self.pseudo and self.rng.random() < self.pseudo:
+            while True:
+                word = invented(self.rng, 1 if syllables < 3 else 2, syllables)
+                if len(word) > 2 and word not in self.pools.forbidden:
+                    return word[0].upper() + word[1:]
+        return pool[int(self.rng.random() * len(pool))]
+
+    def first(self) -> str:
+        """A given name."""
+        return self.pick(self.pools.first, syllables=2)
+
+    def last(self) -> str:
+        """A surname, now and then a double-barrelled one or one with a particle."""
+        rng, name = self.rng, self.pick(self.pools.last)
+        roll = rng.random()
+        if roll > 0.14 or " " in name or "-" in name:
+            return name
+        if roll < 0.05:
+            return f"{name}-{self.pick(self.pools.last)}"
+        if roll < 0.11:
+            return f"{rng.choice(PARTICLES)} {name}"
+        return rng.choice(CELTIC) + name
+
+    def full(self) -> str:
+        """Given name and surname."""
+        roll = self.rng.random()
+        if roll < 0.05:
+            return f"{self.first()} {self.rng.choice('ABCDEFGHJKLMNPRSTW')}. {self.last()}"
+        return f"{self.first()} {self.last()}"
+
+    def titled(self) -> str:
+        """Title and surname, at times with the given name."""
+        name = self.full() if self.rng.random() < 0.2 else self.last()
+        return f"{self.rng.choice(TITLES)} {name}"
+
+    def doctor(self) -> str:
+        """A name with a doctor's or professor's title."""
+        return f"{self.rng.choice(DOCTORS)} {self.last()}"
+
+    def person(self) -> str:
+        """A person in any shape."""
+        rng = self.rng
+        roll = rng.random()
+        if roll < 0.50:
+            return self.full()
+        if roll < 0.74:
+            return self.first()
+        if roll < 0.91:
+            return self.titled()
+        initials = rng.sample("ABCDEFGHJKLMNPRSTW", rng.randint(1, 2))
+        if roll < 0.97:
+            return ". ".join(initials) + ". " + self.last()
+        return f"{self.first()} {initials[0]}."
+
+    def firm(self) -> str:
+        """A company, shop, school or practice."""
+        rng = self.rng
+        roll = rng.random()
+        if roll < 0.6:
+            name = self.pick(self.pools.firms)
+            invented_bare = self.pseudo and rng.random() < self.pseudo
+            return f"{name} {rng.choice(SUFFIXES)}" if invented_bare else name
+        last = self.pick(self.pools.last)
+        if roll < 0.68:
+            return (
+                f"{last} {rng.choice(('&', 'and', '&'))} {rng.choice(('Sons', 'Daughters', 'Co'))}"
+            )
+        if roll < 0.76:
+            return f"{last} {rng.choice(('&', 'and'))} {self.pick(self.pools.last)}"
+        if roll < 0.87:
+            return f"{last} {rng.choice(TRADES)}"
+        if roll < 0.91:
+            return f"{self.first()}'s {rng.choice(TRADES)}"
+        return f"{last} {rng.choice(SUFFIXES)}"
+
+    def party(self) -> str:
+        """Whoever orders or is met: mostly people."""
+        return self.person() if self.rng.random() < 0.72 else self.firm()
+
+
+def plain(text: str) -> str:
+    """Lower-case ASCII letters and digits of a name, as an address of the net spells it."""
+    folded = unicodedata.normalize("NFKD", text.replace("ø", "o").replace("ł", "l"))
+    return re.sub(r"[^a-z0-9]", "", folded.encode("ascii", "ignore").decode().lower())

@@ -1,0 +1,141 @@
+"""Things: what is ordered and how many, and what went wrong."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from random import Random
+from typing import NamedTuple
+
+from gesso.tasks.extract.datafiles import lines, table
+from gesso.tasks.extract.names import invented
+
+_WORDS = table("quantities")
+NUMBERS, TWOS = _WORDS["numbers"], _WORDS["twos"]
+LARGER = {"fifteen": 15, "twenty": 20, "thirty": 30, "forty": 40, "fifty": 50, "a hundred": 100}
+DOZENS = {"a dozen": 12, "half a dozen": 6, "two dozen": 24, "three dozen": 36}
+# How the incidents of more than one thing begin.
+PLURAL = _WORDS["plural"]
+# Where an indefinite article is written by sound and not by letter.
+LIKE_CONSONANT, LIKE_VOWEL = _WORDS["like_consonant"], _WORDS["like_vowel"]
+
+
+class Group(NamedTuple):
+    """Nouns that go together with the same adjectives and units."""
+
+    adjectives: tuple[str, ...]
+    nouns: tuple[str, ...]
+    units: tuple[str, ...]
+
+
+class Amount(NamedTuple):
+    """How many of what, in words: `word` is what the sentence says, "" where it says nothing."""
+
+    word: str
+    quantity: int
+    item: str
+
+
+@cache
+def groups() -> tuple[Group, ...]:
+    """The vocabulary of items."""
+    rows = [[tuple(filter(None, map(str.strip, cell.split(",")))) for cell in line.split("|")]
+            for line in lines("words", "items")]  # fmt: skip
+    return tuple(Group(*row) for row in rows)
+
+
+@cache
+def phrases() -> tuple[str, ...]:
+    """Incidents: every fault with every thing it can befall, and the whole phrases."""
+    made = []
+    for line in lines("words", "incidents"):
+        faults, things = (cell.split(",") for cell in line.split("|"))
+        made += [
+            f"{article(fault.strip())} {fault.strip()} {thing.strip()}"
+            for fault in faults
+            for thing in things
+        ]
+    whole = lines("words", "incident_phrases")[0].split("|")
+    return tuple(made + whole * 4)
+
+
+def article(phrase: str) -> str:
+    """ "a" or "an", by the sound that the phrase begins with."""
+    low = phrase.lower()
+    vowel = low.startswith(LIKE_VOWEL) or (
+        low[0] in "aeioué" and not low.startswith(LIKE_CONSONANT)
+    )
+    return "an" if vowel else "a"
+
+
+def plural(noun: str) -> str:
+    """The plural of a noun written as the word files write it."""
+    if "/" in noun:
+        return noun.split("/")[1]
+    return noun + ("es" if noun.endswith(("s", "x", "sh", "ch")) else "s")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Things:
+    """Draws items and incidents."""
+
+    rng: Random
+    pseudo: float
+
+    def _name(self, *, many: bool) -> tuple[str, bool]:
+        """An item, and whether it is one thing of a unit ("boxes of nails")."""
+        rng = self.rng
+        group = groups()[int(rng.random() * len(groups()))]
+        noun = rng.choice(group.nouns)
+        if self.pseudo and rng.random() < self.pseudo:
+            noun = invented(rng)
+        mass = noun.startswith("=")
+        unit = rng.choice(group.units) if group.units and (mass or rng.random() < 0.12) else ""
+        if unit:
+            name = noun[1:] if mass else plural(noun)
+        else:
+            name = plural(noun) if many else noun.split("/")[0]
+        roll = rng.random()
+        if roll < 0.55:
+            name = f"{rng.choice(group.adjectives)} {name}"
+        elif roll < 0.63:
+            name = " ".join((*rng.sample(group.adjectives, 2), name))
+        if unit:
+            measure = unit if unit == "kg" or not many else plural(unit)
+            name = f"{measure} of {name}"
+        return name, bool(unit)
+
+    def amount(self, *, spelled: bool = True) -> Amount:
+        """A quantity and its item; without `spelled` the quantity is digits only."""
+        rng = self.rng
+        roll = rng.random()
+        if roll < 0.24:
+            name, _ = self._name(many=False)
+            wordy = spelled and rng.random() < 0.8 and not name[0].isdigit()
+            word = (
+                rng.choice((article(name), article(name), article(name), "one")) if wordy else "1"
+            )
+            return Amount(word, 1, name)
+        name, measured = self._name(many=True)
+        if not spelled or roll < 0.62:
+            size = rng.choice((9, 9, 30, 150, 1200 if rng.random() < 0.1 else 60))
+            n = rng.randint(2, size)
+            return Amount(str(n), n, name)
+        if roll < 0.88 or measured:
+            n = rng.randint(2, 12)
+            return Amount(NUMBERS[n - 1], n, name)
+        if roll < 0.92:
+            return Amount(rng.choice(TWOS), 2, name)
+        word, n = rng.choice(tuple((LARGER if roll < 0.955 else DOZENS).items()))
+        return Amount(word, n, name)
+
+    def incident(self, *, single: bool) -> tuple[str, str]:
+        """An article ("" where it takes none) and what happened; `single`: not many of it."""
+        phrase = self.rng.choice(phrases())
+        while single and phrase.startswith(PLURAL):
+            phrase = self.rng.choice(phrases())
+        if self.pseudo and self.rng.random() < self.pseudo:
+            fault = self.rng.choice(("broken", "stolen", "leaking", "jammed"))
+            phrase = f"a {fault} {invented(self.rng)}"
+        head, _, rest = phrase.partition(" ")
+        return (head, rest) if head in ("a", "an") else ("", phrase)

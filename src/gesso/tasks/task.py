@@ -1,0 +1,41 @@
+"""A Task yields examples, each with a prompt and the answer wanted, and judges an answer.
+
+Training and evaluation read the same object, so what is taught is what is measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """One user turn and the answer wanted.
+
+    `info` carries what a verdict or a report needs beyond the text (the form's name, say).
+    """
+
+    prompt: str
+    completion: str
+    info: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Task(Protocol):
+    """A source of examples with a judge.
+
+    `splits` names what `examples` accepts; "train" is the one that training may read, and every
+    other split is disjoint from it in the way that its entry says.
+    """
+
+    name: str
+    splits: Mapping[str, str]
+
+    def examples(self, *, split: str, seed: int) -> Iterator[Example]:
+        """An endless stream, the same for the same split and seed. ValueError: unknown split."""
+        ...
+
+    def verdict(self, example: Example, text: str) -> dict[str, bool]:
+        """Named verdicts on an answer; "exact" is always among them."""
+        ...

@@ -1,0 +1,87 @@
+"""What a training run is: a frozen value that a recipe returns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gesso.config import GenerationConfig, ModelConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveConfig:
+    """The published objective's choices (one canvas a row, flat weights) and its options.
+
+    causal_weight: weight of the encoder's next-token loss; the denoising loss has weight 1.
+    self_conditioning: share of rows that see a soft embedding of a first, gradient-free pass.
+    leave_one_out: read the logits as the posterior that does not look at a token's own noisy
+    value; the loss then adds what the observation itself says (arXiv 2605.22765).
+    min_level: noise levels are uniform in [min_level, 1 - min_level].
+    """
+
+    causal_weight: float = 1.0
+    self_conditioning: float = 0.5
+    leave_one_out: bool = False
+    min_level: float = 1e-4
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.self_conditioning <= 1.0:
+            raise ValueError(f"self_conditioning: got {self.self_conditioning}; a probability "
+                             "between 0 and 1 is expected")
+        if self.causal_weight < 0:
+            raise ValueError(f"causal_weight: got {self.causal_weight}; expected 0 or more")
+        if not 0.0 <= self.min_level < 0.5:
+            raise ValueError(f"min_level: got {self.min_level}; expected 0 or more, below 0.5")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """AdamW with a linear warm-up and a cosine to `final_lr_share` of the peak.
+
+    clip: largest global gradient norm. ema_decay: of the averaged weights that are saved as the
+    checkpoint; it ramps up from 0 so that early weights are forgotten; 0 switches averaging off.
+    """
+
+    lr: float = 1e-3
+    warmup_steps: int = 200
+    final_lr_share: float = 0.05
+    betas: tuple[float, float] = (0.9, 0.98)
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    ema_decay: float = 0.999
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """One run. `model` starts from random weights; `base` from a checkpoint; exactly one is given.
+
+    processor: folder with the tokenizer and the chat template, copied into the checkpoint.
+    tasks: name -> share of the examples. batch_size in examples; dtype of the working copy of the
+    weights, whose masters and moments stay in float32. save_every and log_every in steps.
+    """
+
+    steps: int
+    batch_size: int
+    tasks: Mapping[str, float]
+    processor: Path
+    model: ModelConfig | None = None
+    base: Path | None = None
+    generation: GenerationConfig = field(default_factory=GenerationConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    dtype: str = "bfloat16"
+    seed: int = 0
+    save_every: int = 500
+    log_every: int = 20
+
+    def __post_init__(self) -> None:
+        if (self.model is None) == (self.base is None):
+            raise ValueError("a recipe gives either model (random weights) or base (a checkpoint "
+                             "to start from), not both and not neither")
+        if not self.tasks or min(self.tasks.values()) <= 0:
+            raise ValueError(f"tasks: got {dict(self.tasks)}; at least one name with a share above "
+                             "0 is expected")
+        for name in ("steps", "batch_size", "save_every", "log_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: got {getattr(self, name)}; expected at least 1")

@@ -1,0 +1,131 @@
+"""The training loop: batch, loss, update, log, save; resumable to the bit on a CPU.
+
+Everything random in a step is seeded by (seed, step), and everything that a step changes is in the
+saved state, so an interrupted run that resumes gives the losses of one that was not.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from gesso.checkpoint import load_network, save_checkpoint
+from gesso.model.init import new_network
+from gesso.model.network import Network
+from gesso.processor import Processor
+from gesso.training.config import TrainConfig
+from gesso.training.data import TaskData
+from gesso.training.objective import training_loss
+from gesso.training.weights import MasterWeights, learning_rate
+
+
+class StepLog(NamedTuple):
+    """What one step says of itself. Losses in nats a token, rate in examples per second."""
+
+    step: int
+    loss: float
+    denoise: float
+    causal: float
+    denoise_hits: float
+    grad_norm: float
+    lr: float
+    examples_per_second: float
+
+
+class Trainer:
+    """A run in a folder: `log.jsonl`, `state/` to resume from, `checkpoint/` to use."""
+
+    def __init__(self, config: TrainConfig, folder: Path) -> None:
+        self.config = config
+        self.folder = folder
+        self.processor = Processor.load(config.processor)
+        torch.manual_seed(config.seed)
+        self.network = _start(config)
+        self._weights = MasterWeights(self.network, config.optimizer, total_steps=config.steps)
+        self._data = TaskData(
+            config.tasks, self.processor, batch_size=config.batch_size,
+            canvas_length=self.network.config.canvas_length,
+            fill_id=self.processor.tokenizer.id("<eos>"), seed=config.seed,
+        )
+        self.step = 0
+
+    def resume(self) -> bool:
+        """Continue from the folder's saved state; False when there is none."""
+        path = self.folder / "state.safetensors"
+        if not path.exists():
+            return False
+        tensors = load_file(path)
+        self.step = int(tensors.pop("steps_done"))
+        self._weights.load_state(tensors)
+        _truncate_log(self.folder / "log.jsonl", self.step)
+        return True
+
+    def run(self, *, on_step: Callable[[StepLog], None] = lambda log: None) -> None:
+        """Train to the last step, calling `on_step` after each, and save at the end."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with open(self.folder / "log.jsonl", "a", encoding="utf-8") as log_file:
+            while self.step < self.config.steps:
+                log = self._train_step()
+                self.step += 1
+                on_step(log)
+                if self.step % self.config.log_every == 0 or self.step == self.config.steps:
+                    log_file.write(json.dumps(log._asdict()) + "\n")
+                    log_file.flush()
+                if self.step % self.config.save_every == 0 or self.step == self.config.steps:
+                    self.save()
+
+    def save(self) -> None:
+        """Write the state to resume from, then the checkpoint of the averaged weights."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        temporary = self.folder / "state.safetensors.tmp"
+        save_file(self._weights.state() | {"steps_done": torch.tensor(self.step)}, temporary)
+        temporary.replace(self.folder / "state.safetensors")
+        shipped = Network(self.network.config)
+        shipped.load_state_dict(self.network.state_dict() | self._weights.averaged())
+        save_checkpoint(
+            shipped, self.folder / "checkpoint", dtype=torch.bfloat16,
+            generation=self.config.generation, processor=self.config.processor,
+        )
+
+    def _train_step(self) -> StepLog:
+        config, started = self.config, time.perf_counter()
+        batch = self._data.batch(self.step)
+        generator = torch.Generator().manual_seed(config.seed * 1_000_003 + self.step)
+        losses = training_loss(self.network, batch, config.objective, generator=generator)
+        loss = float(losses.total)
+        if loss != loss:
+            raise FloatingPointError(f"the loss is NaN at step {self.step}; a lower learning rate "
+                                     "or a longer warm-up is the usual mend")
+        losses.total.backward()
+        norm = self._weights.step(self.step)
+        return StepLog(
+            step=self.step + 1, loss=loss, denoise=float(losses.denoise),
+            causal=float(losses.causal), denoise_hits=float(losses.denoise_hits), grad_norm=norm,
+            lr=learning_rate(config.optimizer, self.step, config.steps),
+            examples_per_second=len(batch.ids) / (time.perf_counter() - started),
+        )
+
+
+def _start(config: TrainConfig) -> Network:
+    dtype = getattr(torch, config.dtype)
+    if config.base is not None:
+        return load_network(config.base, dtype=dtype, device=torch.device("cpu"))
+    assert config.model is not None
+    return new_network(config.model, seed=config.seed).to(dtype)
+
+
+def _truncate_log(path: Path, steps: int) -> None:
+    """Drop the lines of steps that will be run again."""
+    if not path.exists():
+        return
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    kept = [line for line in lines if json.loads(line)["step"] <= steps]
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(kept), encoding="utf-8")
+    temporary.replace(path)

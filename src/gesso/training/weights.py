@@ -1,0 +1,97 @@
+"""Float32 masters behind a network that computes in another dtype, their moments and average."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from gesso.model.network import Network
+from gesso.training.config import OptimizerConfig
+
+# Weights of these dimensions or more are decayed; norms and scales are not.
+_DECAYED_DIMENSIONS = 2
+
+
+class MasterWeights:
+    """AdamW on float32 copies of the network's parameters, and their exponential average.
+
+    The network's own parameters are the working copy: `step` takes their gradients, updates the
+    masters and rounds them back.
+    """
+
+    def __init__(self, network: Network, config: OptimizerConfig, *, total_steps: int) -> None:
+        self.config = config
+        self.total_steps = total_steps
+        self._names, working = zip(*network.named_parameters(), strict=True)
+        self._working = list(working)
+        self._masters = [p.detach().float().clone() for p in self._working]
+        self._average = [m.clone() for m in self._masters]
+        decayed = [m for m in self._masters if m.dim() >= _DECAYED_DIMENSIONS]
+        plain = [m for m in self._masters if m.dim() < _DECAYED_DIMENSIONS]
+        groups = [{"params": decayed, "weight_decay": config.weight_decay},
+                  {"params": plain, "weight_decay": 0.0}]
+        self._optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=True)
+
+    def step(self, step: int) -> float:
+        """One update from the working copy's gradients; returns their norm before clipping.
+
+        Parameters without a gradient (an image encoder that saw no image) stay as they are.
+        """
+        for master, working in zip(self._masters, self._working, strict=True):
+            master.grad = None if working.grad is None else working.grad.float()
+            working.grad = None
+        norm = torch.nn.utils.clip_grad_norm_(self._masters, self.config.clip)
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate(self.config, step, self.total_steps)
+        self._optimizer.step()
+        self._round_back()
+        if self.config.ema_decay:
+            # The ramp keeps the average from remembering the random start.
+            decay = min(self.config.ema_decay, (1 + step) / (10 + step))
+            torch._foreach_lerp_(self._average, self._masters, 1 - decay)
+        return float(norm)
+
+    def averaged(self) -> dict[str, Tensor]:
+        """The weights to ship: the average, or the masters when averaging is off."""
+        weights = self._average if self.config.ema_decay else self._masters
+        return dict(zip(self._names, weights, strict=True))
+
+    def state(self) -> dict[str, Tensor]:
+        """All tensors of the optimisation, flat, for a safetensors file."""
+        tensors: dict[str, Tensor] = {}
+        for name, master, average in zip(self._names, self._masters, self._average, strict=True):
+            tensors[f"master.{name}"], tensors[f"average.{name}"] = master, average
+            for key, value in self._optimizer.state.get(master, {}).items():
+                tensors[f"{key}.{name}"] = value
+        return tensors
+
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over what `state` gave. ValueError when the parameters are not the same ones."""
+        for name, master, average in zip(self._names, self._masters, self._average, strict=True):
+            saved = tensors.get(f"master.{name}")
+            if saved is None or saved.shape != master.shape:
+                raise ValueError(f"the saved training state does not fit this recipe at {name!r}; "
+                                 "resume with the recipe that wrote it, or choose another folder")
+            master.copy_(saved)
+            average.copy_(tensors[f"average.{name}"])
+            moments = {key: tensors[f"{key}.{name}"].clone()
+                       for key in ("step", "exp_avg", "exp_avg_sq") if f"{key}.{name}" in tensors}
+            if moments:
+                self._optimizer.state[master] = moments
+        self._round_back()
+
+    @torch.no_grad()
+    def _round_back(self) -> None:
+        torch._foreach_copy_(self._working, self._masters)
+
+
+def learning_rate(config: OptimizerConfig, step: int, total_steps: int) -> float:
+    """Linear to the peak over the warm-up, then a cosine to the final share."""
+    if step < config.warmup_steps:
+        return config.lr * (step + 1) / config.warmup_steps
+    progress = (step - config.warmup_steps) / max(1, total_steps - config.warmup_steps)
+    share = config.final_lr_share
+    return config.lr * (share + (1 - share) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))

@@ -1,0 +1,123 @@
+"""Both paths of the expert product against a loop over tokens in float64."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import gesso.kernels.experts as module
+from gesso.kernels.experts import experts
+
+# (tokens, k, experts, M, F): one token, k = 1, k = E, more experts than pairs, odd counts.
+SHAPES = [(1, 1, 2, 8, 8), (7, 3, 5, 12, 20), (33, 2, 3, 16, 4), (5, 4, 4, 24, 8), (3, 2, 40, 8, 16)]
+
+
+@pytest.fixture(params=["padded", "grouped"])
+def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setattr(module, "_pads_well", lambda *_: request.param == "padded")
+    return request.param
+
+
+def naive(x: Tensor, index: Tensor, weight: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
+    inner = down.shape[2]
+    rows = []
+    for token in range(len(x)):
+        row = torch.zeros_like(x[token])
+        for expert, share in zip(index[token].tolist(), weight[token], strict=True):
+            gate, up = gate_up[expert, :inner] @ x[token], gate_up[expert, inner:] @ x[token]
+            row = row + share * (down[expert] @ (F.gelu(gate, approximate="tanh") * up))
+        rows.append(row)
+    return torch.stack(rows)
+
+
+def draw(
+    tokens: int, k: int, count: int, width: int, inner: int, *, seed: int = 0
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """x, index, and the rest of the arguments, in float32."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int, deviation: float = 1.0) -> Tensor:
+        return torch.randn(shape, generator=generator) * deviation
+
+    index = torch.stack([torch.randperm(count, generator=generator)[:k] for _ in range(tokens)])
+    weights = [
+        normal(tokens, k),
+        normal(count, 2 * inner, width, deviation=width**-0.5),
+        normal(count, width, inner, deviation=inner**-0.5),
+    ]
+    return normal(tokens, width), index, weights
+
+
+def error(ours: Tensor, exact: Tensor) -> float:
+    """Root-mean-square error over root-mean-square value."""
+    return float((ours.double() - exact).norm() / exact.norm())
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_against_a_loop_over_tokens(shape: tuple[int, ...], path: str) -> None:
+    x, index, rest = draw(*shape)
+    exact = naive(x.double(), index, *(t.double() for t in rest))
+    # Sums of at most 24 products, each rounded to 6e-8.
+    assert error(experts(x, index, *rest), exact) < 1e-6
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_gradients(shape: tuple[int, ...], path: str) -> None:
+    x, index, rest = draw(*shape)
+    leaves = [t.clone().requires_grad_() for t in (x, *rest)]
+    experts(leaves[0], index, *leaves[1:]).square().sum().backward()
+    exact = [t.double().requires_grad_() for t in (x, *rest)]
+    naive(exact[0], index, *exact[1:]).square().sum().backward()
+    for ours, theirs in zip(leaves, exact, strict=True):
+        assert error(ours.grad, theirs.grad) < 2e-6  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("k", [1, 2])
+def test_skewed_routing(k: int, path: str) -> None:
+    """All tokens to the same experts, the others empty; then all but one token."""
+    x, index, rest = draw(50, k, 7, 8, 12)
+    index[:] = torch.tensor([6, 2])[:k]
+    exact = naive(x.double(), index, *(t.double() for t in rest))
+    assert error(experts(x, index, *rest), exact) < 1e-6
+    index[17, 0] = 0
+    exact = naive(x.double(), index, *(t.double() for t in rest))
+    assert error(experts(x, index, *rest), exact) < 1e-6
+
+
+def test_bfloat16(path: str) -> None:
+    """Not worse than twice the loop in the same dtype."""
+    x, index, (weight, *matrices) = draw(40, 3, 6, 64, 32)
+    small = [x.bfloat16(), *(t.bfloat16() for t in matrices)]
+    exact = naive(small[0].double(), index, weight.double(), *(t.double() for t in small[1:]))
+    plain = naive(small[0], index, weight.bfloat16(), *small[1:])
+    ours = experts(small[0], index, weight, *small[1:])
+    assert ours.dtype == torch.bfloat16
+    assert error(ours, exact) <= 2 * error(plain, exact)
+
+
+def test_the_choice_of_path_does_not_show() -> None:
+    """As dispatched: even routing pads, all tokens on one of many experts do not; both are exact."""
+    for count, tokens in ((4, 64), (64, 64)):
+        x, index, rest = draw(tokens, 1, count, 8, 8)
+        if count == 64:
+            index[:] = 5
+        exact = naive(x.double(), index, *(t.double() for t in rest))
+        assert error(experts(x, index, *rest), exact) < 1e-6
+
+
+@pytest.mark.parametrize(("width", "inner"), [(5, 3), (6, 8), (8, 6)])
+@pytest.mark.parametrize("skewed", [False, True])
+def test_widths_that_are_not_a_multiple_of_16_bytes(width: int, inner: int, skewed: bool) -> None:
+    """The grouped product refuses such rows; the public function does not."""
+    x, index, rest = draw(60, 1, 60, width, inner)
+    if skewed:
+        index[:] = 3
+    exact = naive(x.double(), index, *(t.double() for t in rest))
+    assert error(experts(x, index, *rest), exact) < 1e-6
+
+
+def test_a_row_keeps_its_bits_while_groups_stay_under_a_padded_size() -> None:
+    x, index, rest = draw(12, 2, 4, 16, 8)
+    together = experts(x, index, *rest)
+    alone = experts(x[:1], index[:1], rest[0][:1], *rest[1:])
+    assert torch.equal(together[:1], alone)
