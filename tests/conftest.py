@@ -1,6 +1,6 @@
 """What tests of several folders share: the recorded reference, and small random networks."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,18 @@ def make_network(raw_config: Callable[..., dict[str, Any]]) -> Callable[..., Net
         return network
 
     return make
+
+
+@pytest.fixture
+def poisoned_memory() -> Iterator[None]:
+    """torch.empty gives NaN."""
+    torch.use_deterministic_algorithms(True)
+    try:
+        assert torch.utils.deterministic.fill_uninitialized_memory
+        assert torch.empty(64).isnan().all()
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)
 
 
 def randomise(network: Network, seed: int) -> None:

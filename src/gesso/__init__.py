@@ -1,0 +1,36 @@
+"""gesso: runtime and fine-tuning toolkit for DiffusionGemma.
+
+    import gesso
+    print(gesso.load("tiny").generate("Extract: ...").text)
+
+Names are imported when they are first used: `import gesso` itself takes no time.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gesso.generation.events import Commit, Draft, End, Result
+    from gesso.generation.model import DiffusionGemma, load
+
+__version__ = version("gesso")
+
+_HOMES = {
+    "load": "gesso.generation.model",
+    "DiffusionGemma": "gesso.generation.model",
+    "Draft": "gesso.generation.events",
+    "Commit": "gesso.generation.events",
+    "End": "gesso.generation.events",
+    "Result": "gesso.generation.events",
+}
+
+__all__ = ["Commit", "DiffusionGemma", "Draft", "End", "Result", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'gesso' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

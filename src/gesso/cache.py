@@ -7,7 +7,10 @@ the reference does (model-spec §4, trap 15); full layers keep everything.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from gesso.config import TextConfig
@@ -49,6 +52,26 @@ class KVCache:
             None if kept is None else (kept[0][rows], kept[1][rows]) for kept in self._layers
         ]
         return chosen
+
+
+def stack(caches: Sequence[KVCache]) -> KVCache:
+    """One cache of single-row caches, shorter rows padded on the left with masked columns."""
+    longest = max(cache.length for cache in caches)
+    joined = KVCache(caches[0].config, batch_size=len(caches))
+    joined.length = longest
+    for index in range(len(joined._layers)):
+        width = max(cache.kept(index) for cache in caches)
+        pairs = [cache.layer(index) for cache in caches]
+        keys, values = (
+            torch.cat([F.pad(t, (0, 0, width - t.shape[2], 0)) for t in side])
+            for side in zip(*pairs, strict=True)
+        )
+        joined._layers[index] = keys, values
+    if any(cache.length < longest for cache in caches):
+        column = torch.arange(longest, device=keys.device)
+        pads = torch.tensor([longest - cache.length for cache in caches], device=keys.device)
+        joined.mask = column >= pads[:, None]
+    return joined
 
 
 class CacheWriter:
@@ -121,7 +144,8 @@ class CacheView:
         if starts is None:
             if cache.config.is_full(index) or kept < cache.config.sliding_window:
                 return mask
-            starts = torch.full((cache.batch_size,), cache.length, device=self.layer(index)[0].device)
+            device = self.layer(index)[0].device
+            starts = torch.full((cache.batch_size,), cache.length, device=device)
         column = torch.arange(cache.length - kept, cache.length, device=starts.device)
         seen = column < starts[:, None]
         if not cache.config.is_full(index):

@@ -293,12 +293,15 @@ class ModelConfig:
                 "'diffusion_gemma'; this is not a DiffusionGemma checkpoint"
             )
         _only(raw, "config.json", tie_word_embeddings=(True, None))
-        eos = raw.get("eos_token_id", raw.get("text_config", {}).get("eos_token_id", 1))
+        text = _need(raw, "text_config", "config.json")
+        eos = next(
+            (ids for part in (raw, text) if (ids := part.get("eos_token_id")) is not None), 1
+        )
         canvas_length = int(_need(raw, "canvas_length", "config.json"))
         if canvas_length < 1:
             raise ValueError(f"config.json: canvas_length is {canvas_length}; expected at least 1")
         return cls(
-            text=TextConfig.parse(_need(raw, "text_config", "config.json")),
+            text=TextConfig.parse(text),
             vision=VisionConfig.parse(raw["vision_config"]) if raw.get("vision_config") else None,
             canvas_length=canvas_length,
             image_token_id=raw.get("image_token_id"),

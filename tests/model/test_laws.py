@@ -1,6 +1,6 @@
 """Laws of encoding, committing and denoising, on a small random network."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -108,18 +108,6 @@ def test_denoise_only_reads(network: Network, lengths: tuple[int, ...]) -> None:
     assert cache.length == ids.shape[1]
     assert old_mask is None or torch.equal(old_mask, cache.mask)  # type: ignore[arg-type]
     assert torch.equal(network.denoise(tokens(2, CANVAS), cache=cache), first)
-
-
-@pytest.fixture
-def poisoned_memory() -> Iterator[None]:
-    """torch.empty gives NaN."""
-    torch.use_deterministic_algorithms(True)
-    try:
-        assert torch.utils.deterministic.fill_uninitialized_memory
-        assert torch.empty(64).isnan().all()
-        yield
-    finally:
-        torch.use_deterministic_algorithms(False)
 
 
 def everything(network: Network) -> list[Tensor]:
@@ -268,9 +256,29 @@ def test_every_canvas_token_sees_the_whole_canvas(network: Network) -> None:
         assert difference.min() > 10 * TOLERANCE
 
 
+def test_rounding_of_the_embedding_in_bfloat16(network: Network) -> None:
+    """As in the reference: the scale is rounded to the weights' dtype before it multiplies
+    (trap 14), and logits before their softmax (trap 12)."""
+    network = network.to(torch.bfloat16)
+    scale = torch.tensor(32**0.5).bfloat16()
+    certain = 1e4 * torch.eye(VOCABULARY)
+    assert torch.equal(network.soft_embed(certain), network.embed.weight * scale)
+    generator = torch.Generator().manual_seed(6)
+    logits = 4 * torch.randn(20, VOCABULARY, generator=generator)
+    soft = network.soft_embed(logits)
+    assert soft.dtype == torch.bfloat16
+    assert torch.equal(soft, network.soft_embed(logits.bfloat16()))
+
+
 def test_a_canvas_without_a_prompt_is_refused(network: Network) -> None:
     with pytest.raises(ValueError, match="encode a prompt first"):
         network.denoise(tokens(1, CANVAS), cache=network.new_cache(batch_size=1))
+
+
+def test_images_need_a_checkpoint_that_has_them(make_network: Callable[..., Network]) -> None:
+    network = make_network(vision=False)
+    with pytest.raises(ValueError, match="no image encoder; give it text only"):
+        network.embed_image(torch.zeros(4, 48), torch.zeros(4, 2, dtype=torch.long))
 
 
 def test_image_places_and_soft_tokens_must_match(network: Network) -> None:

@@ -25,7 +25,7 @@ def resolve(source: str | Path, *, revision: str | None = None) -> Path:
         _refuse_revision(source, revision)
         return Path(str(files("gesso"))) / "assets" / EMBEDDED
     folder = Path(source).expanduser()
-    if folder.is_dir():
+    if source and folder.is_dir():  # an empty name is no folder, not the working directory
         _refuse_revision(source, revision)
         return folder
     if isinstance(source, Path) or not _HUB_ID.fullmatch(source):

@@ -155,6 +155,8 @@ class Network(nn.Module):
         x = self._embed(ids)
         if images is None:
             return x, None
+        if self.config.image_token_id is None:
+            raise ValueError("this checkpoint names no image token; give it text only")
         is_image = ids == self.config.image_token_id
         if int(is_image.sum()) != len(images):
             raise ValueError(
@@ -179,7 +181,10 @@ class Network(nn.Module):
 
     def _rotations(self, positions: Tensor, dtype: torch.dtype) -> dict[bool, Rotation]:
         text = self.config.text
-        kinds = ((False, text.sliding_rope, text.head_dim), (True, text.full_rope, text.global_head_dim))
+        kinds = (
+            (False, text.sliding_rope, text.head_dim),
+            (True, text.full_rope, text.global_head_dim),
+        )
         return {
             full: rotation(positions, inverse_frequencies(rope, dim, positions.device), dtype)
             for full, rope, dim in kinds

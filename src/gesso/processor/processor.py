@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from gesso.processor.chat import ChatTemplate, Message
-from gesso.processor.parse import Reply, ToolCall, parse_reply
+from gesso.processor.parse import (
+    CALL_CLOSE,
+    CALL_OPEN,
+    CHANNEL_CLOSE,
+    CHANNEL_OPEN,
+    Reply,
+    ToolCall,
+    parse_reply,
+)
 from gesso.processor.shield import unmarked
 from gesso.processor.tokenizer import Tokenizer
 
@@ -94,6 +102,25 @@ class Processor:
             unmarked(reply.reasoning),
             tuple(ToolCall(unmarked(c.name), unmarked(c.arguments)) for c in reply.tool_calls),
         )
+
+    def settled(self, ids: Sequence[int]) -> int:
+        """How many of the leading ids read the same whatever follows.
+
+        Not settled: a character's first bytes, and reasoning or a tool call still open.
+        """
+        settled = len(ids)
+        while settled and ids[settled - 1] in self.tokenizer.byte_ids:
+            settled -= 1
+        for opening, closing in ((CHANNEL_OPEN, CHANNEL_CLOSE), (CALL_OPEN, CALL_CLOSE)):
+            opens = self.tokenizer.specials.get(opening)
+            closes = self.tokenizer.specials.get(closing)
+            for place in range(settled - 1, -1, -1):
+                if ids[place] == closes:
+                    break
+                if ids[place] == opens:
+                    settled = place
+                    break
+        return settled
 
     def _plain_prompt(self, text: str, *, specials: bool) -> list[int]:
         ids = self.tokenizer.encode(text, specials=specials)

@@ -1,0 +1,134 @@
+"""The inner loop: one canvas from noise to text. It knows a denoiser, never the network.
+
+    canvas <- noise
+    for each step: logits <- denoise(canvas, soft); sample; accept; renoise the rest; stop?
+
+Rows that are finished leave: the denoiser never sees them again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from gesso.diffusion.draws import Draws
+from gesso.diffusion.sampler import Acceptance, believe
+from gesso.diffusion.schedule import TemperatureSchedule
+from gesso.diffusion.stopping import Stopping
+
+
+class Denoiser(Protocol):
+    """The network as the loop sees it, bound to what the canvas may read."""
+
+    def __call__(self, canvas: Tensor, soft: Tensor | None) -> Tensor:
+        """canvas (B, L) int64, soft (B, L, M) or None -> logits (B, L, V) float32."""
+        ...
+
+    def soft_embed(self, logits: Tensor) -> Tensor:
+        """Tempered logits (B, L, V) -> soft embedding (B, L, M)."""
+        ...
+
+    def select(self, rows: Tensor) -> Denoiser:
+        """The same for some rows of the batch."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Policy:
+    """How a canvas is refined: four choices that the loop composes."""
+
+    steps: int
+    temperature: TemperatureSchedule
+    accept: Acceptance
+    stop: Stopping
+
+
+class CanvasState(NamedTuple):
+    """All that one denoising step needs of the rows still at work.
+
+    rows (b,): their places in the batch. tokens (b, L): the canvas. soft (b, L, M) or None.
+    earlier (b, K, L): the last argmax canvases, -1 where there was none. step: steps done.
+    """
+
+    rows: Tensor
+    tokens: Tensor
+    soft: Tensor | None
+    earlier: Tensor
+    step: int
+
+    def select(self, kept: Tensor) -> CanvasState:
+        soft = None if self.soft is None else self.soft[kept]
+        return CanvasState(
+            self.rows[kept], self.tokens[kept], soft, self.earlier[kept], self.step
+        )
+
+
+class StepOutput(NamedTuple):
+    """What one step gave for the rows that took part.
+
+    rows (b,): their places in the batch. argmax (b, L): the draft; of a finished row, the result.
+    entropy (b, L) in nats. accepted (b, L) bool. finished (b,) bool: by the stop rule, the cap or
+    an interruption.
+    """
+
+    rows: Tensor
+    step: int
+    argmax: Tensor
+    entropy: Tensor
+    accepted: Tensor
+    finished: Tensor
+
+
+def denoise_canvas(
+    denoiser: Denoiser, draws: Draws, policy: Policy, *, canvas: int,
+    interrupt: Callable[[Tensor], Tensor] | None = None,
+) -> Iterator[StepOutput]:
+    """Refine the batch's canvases number `canvas`, yielding after every step.
+
+    Ends when every row is finished. interrupt: asked after each step which of the rows (b,) to
+    finish as they stand, (b,) bool.
+    """
+    tokens = draws.initial(canvas)  # (B, L)
+    state = CanvasState(
+        rows=torch.arange(len(tokens), device=tokens.device), tokens=tokens, soft=None, step=0,
+        earlier=tokens.new_full((len(tokens), policy.stop.memory, tokens.shape[1]), -1),
+    )
+    while len(state.rows):
+        state, output = step(state, denoiser, draws, policy, canvas=canvas)
+        if interrupt is not None:
+            output = output._replace(finished=output.finished | interrupt(output.rows))
+        yield output
+        if bool(output.finished.any()):
+            kept = (~output.finished).nonzero()[:, 0]
+            state, denoiser, draws = state.select(kept), denoiser.select(kept), draws.select(kept)
+
+
+def step(
+    state: CanvasState, denoiser: Denoiser, draws: Draws, policy: Policy, *, canvas: int
+) -> tuple[CanvasState, StepOutput]:
+    """One denoising step: denoise, sample, accept, renoise, judge."""
+    logits = denoiser(state.tokens, state.soft)
+    logits = logits / policy.temperature(state.step, policy.steps)  # (b, L, V)
+    belief = believe(logits)
+    accepted = policy.accept(belief.entropy)
+    sampled = draws.sample(belief.probabilities, canvas=canvas, step=state.step)
+    noise = draws.renoise(canvas=canvas, step=state.step)
+    finished = policy.stop(belief.argmax, state.earlier, belief.entropy)
+    done = state.step + 1
+    if done == policy.steps:
+        finished = torch.ones_like(finished)
+    output = StepOutput(
+        state.rows, state.step, belief.argmax, belief.entropy, accepted, finished
+    )
+    earlier = torch.cat((state.earlier[:, 1:], belief.argmax[:, None]), 1)
+    return CanvasState(
+        rows=state.rows,
+        tokens=torch.where(accepted, sampled, noise),
+        soft=None if done == policy.steps else denoiser.soft_embed(logits),
+        earlier=earlier[:, : policy.stop.memory],
+        step=done,
+    ), output

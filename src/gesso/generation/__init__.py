@@ -1,0 +1,1 @@
+"""Generation: the reference loop, its events, and the verbs a user calls."""

@@ -1,0 +1,129 @@
+"""One row's answer as it grows: where it ends, what of its text may be shown, its statistics."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from gesso.generation.events import Commit, End, FinishReason, Result, Statistics
+from gesso.generation.request import Request
+from gesso.processor import Processor
+
+
+class Answer:
+    """Takes finished canvases and decides where the answer ends."""
+
+    def __init__(self, row: int, request: Request, processor: Processor, started: float) -> None:
+        self.row = row
+        self.request = request
+        self.finish_reason: FinishReason | None = None
+        self._processor = processor
+        self._started = started
+        self._ids: list[int] = []
+        self._text = ""
+        self._shown = 0
+        self._stopped_by_string = False
+        self._steps: list[int] = []
+        self._capped: list[bool] = []
+        self._first_draft: float | None = None
+        self._first_commit: float | None = None
+
+    def saw_draft(self) -> None:
+        if self._first_draft is None:
+            self._first_draft = self._elapsed()
+
+    def interrupted(self) -> bool:
+        """Whether the row should end now, cancelled or out of time; the answer then has ended."""
+        event, budget = self.request.cancelled, self.request.parameters.time_budget
+        if event is not None and event.is_set():
+            self.finish_reason = "cancelled"
+        elif budget is not None and self._elapsed() >= budget:
+            self.finish_reason = "time"
+        return self.finish_reason is not None
+
+    def commit(self, block: Sequence[int], *, canvas: int, steps: int) -> Commit:
+        """Append a canvas up to its first stop, or to max_new_tokens.
+
+        A canvas finished by the time budget keeps "time" as the reason, also when it holds a stop:
+        it was not refined to its end.
+        """
+        config = self.request.config
+        kept = list(block[: config.max_new_tokens - len(self._ids)])
+        stop_ids = self.request.stop_ids
+        end = next((i for i, token in enumerate(kept) if token in stop_ids), None)
+        if end is not None:
+            kept = kept[: end + 1]
+            self.finish_reason = self.finish_reason or "stop"
+        before = len(self._ids)
+        self._append(kept)
+        self._steps.append(steps)
+        self._capped.append(steps == config.max_denoising_steps)
+        if self._first_commit is None:
+            self._first_commit = self._elapsed()
+        if self.finish_reason is None and len(self._ids) >= config.max_new_tokens:
+            self.finish_reason = "length"
+        return Commit(
+            row=self.row, canvas=canvas, token_ids=tuple(self._ids[before:]), steps=steps,
+            text=self._release(held=_held(self._text, self.request.parameters.stop)),
+        )
+
+    def end(self) -> End:
+        """The whole answer; why it ended must be known by now."""
+        assert self.finish_reason is not None
+        reply = self._processor.parse(self._ids)
+        if not self._stopped_by_string:
+            self._text = reply.text
+        last = self._release(held=0)
+        stats = Statistics(
+            prompt_tokens=len(self.request.prompt_ids), new_tokens=len(self._ids),
+            steps=tuple(self._steps), hit_step_cap=tuple(self._capped), forwards=sum(self._steps),
+            seconds=self._elapsed(), first_draft_seconds=self._first_draft,
+            first_commit_seconds=self._first_commit,
+        )
+        result = Result(
+            text=self._text, reasoning=reply.reasoning, tool_calls=reply.tool_calls,
+            token_ids=tuple(self._ids), finish_reason=self.finish_reason, stats=stats,
+        )
+        return End(row=self.row, text=last, result=result)
+
+    def _append(self, kept: Sequence[int]) -> None:
+        """Add tokens, and cut all that follows from the first stop string on."""
+        before = len(self._ids)
+        self._ids += kept
+        self._text = self._read(len(self._ids))
+        at = _first_of(self._text, self.request.parameters.stop)
+        if at is None:
+            return
+        # The fewest tokens that spell the stop string whole.
+        while len(self._ids) > before + 1 and (
+            _first_of(self._read(len(self._ids) - 1), self.request.parameters.stop) == at
+        ):
+            self._ids.pop()
+        self._text = self._text[:at]
+        self._stopped_by_string = True
+        self.finish_reason = self.finish_reason or "stop"
+
+    def _read(self, count: int) -> str:
+        """The answer's text in the first tokens, as far as no later token can change it."""
+        ids = self._ids[:count]
+        return self._processor.parse(ids[: self._processor.settled(ids)]).text
+
+    def _release(self, *, held: int) -> str:
+        """Text not shown yet, without the last `held` characters."""
+        end = max(self._shown, len(self._text) - held)
+        fresh, self._shown = self._text[self._shown : end], end
+        return fresh
+
+    def _elapsed(self) -> float:
+        return time.perf_counter() - self._started
+
+
+def _first_of(text: str, stops: Sequence[str]) -> int | None:
+    return min((at for s in stops if (at := text.find(s)) >= 0), default=None)
+
+
+def _held(text: str, stops: Sequence[str]) -> int:
+    """How many of the last characters could be the beginning of a stop string."""
+    return max(
+        (n for s in stops for n in range(1, len(s)) if text.endswith(s[:n])), default=0
+    )

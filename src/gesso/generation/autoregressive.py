@@ -1,0 +1,35 @@
+"""The same weights as an ordinary left-to-right model: the encoder's causal pass, token by token.
+
+The baseline that a canvas has to beat, in speed and in accuracy.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import torch
+
+from gesso.generation.answer import Answer
+from gesso.generation.events import Commit, End
+from gesso.generation.request import Request
+from gesso.model.network import Network
+from gesso.processor import Processor
+
+
+@torch.inference_mode()
+def generate_autoregressive(
+    network: Network, processor: Processor, request: Request
+) -> Iterator[Commit | End]:
+    """Greedy decoding; every token is a commit of its own, and one forward."""
+    answer = Answer(0, request, processor, time.perf_counter())
+    cache = network.new_cache(batch_size=1)
+    ids = torch.tensor([request.prompt_ids], device=network.device)
+    place = 0
+    while answer.finish_reason is None:
+        hidden = network.encode(ids, cache=cache)
+        ids = network.head(hidden[:, -1:]).argmax(-1)  # (1, 1)
+        if not answer.interrupted():
+            yield answer.commit(ids[0].tolist(), canvas=place, steps=1)
+            place += 1
+    yield answer.end()

@@ -1,0 +1,142 @@
+"""What `gesso.load` gives: a checkpoint ready to answer."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from gesso.checkpoint import load_network, read_generation_config, resolve
+from gesso.config import GenerationConfig
+from gesso.generation.autoregressive import generate_autoregressive
+from gesso.generation.events import CanvasEvent, End, Result
+from gesso.generation.loop import generate_events
+from gesso.generation.request import Parameters, Request, make_request
+from gesso.model.network import Network
+from gesso.processor import Processor
+
+Prompt = str | Sequence[Mapping[str, Any]]
+Mode = Literal["diffusion", "autoregressive"]
+
+
+class DiffusionGemma:
+    """A network, its processor and its generation defaults."""
+
+    def __init__(
+        self, network: Network, processor: Processor, generation: GenerationConfig
+    ) -> None:
+        self.network = network
+        self.processor = processor
+        self.generation = generation
+
+    def generate(
+        self, prompt: Prompt, *, raw: bool = False, tools: Sequence[Mapping[str, Any]] | None = None,
+        thinking: bool = False, mode: Mode = "diffusion", **parameters: Any,
+    ) -> Result:
+        """The whole answer to one prompt; arguments as in `stream`."""
+        events = self.stream(
+            prompt, raw=raw, tools=tools, thinking=thinking, mode=mode, **parameters
+        )
+        return next(event.result for event in events if isinstance(event, End))
+
+    def stream(
+        self, prompt: Prompt, *, raw: bool = False, tools: Sequence[Mapping[str, Any]] | None = None,
+        thinking: bool = False, mode: Mode = "diffusion",
+        cancelled: threading.Event | None = None, **parameters: Any,
+    ) -> Iterator[CanvasEvent]:
+        """Events while the answer comes about: drafts, commits, and one End with the result.
+
+        prompt: chat messages in OpenAI's shape, or a string: one user turn when the checkpoint
+        has a chat template, or as it stands with raw=True. tools, thinking: for the template.
+        mode "autoregressive" runs the causal pass token by token. cancelled: set it from another
+        thread to end early. parameters: see `Parameters`. ValueError before any work starts.
+        """
+        if mode not in ("diffusion", "autoregressive"):
+            raise ValueError(f"mode: got {mode!r}; expected 'diffusion' or 'autoregressive'")
+        request = self._request(
+            prompt, parameters, raw=raw, tools=tools, thinking=thinking, cancelled=cancelled
+        )
+        if mode == "autoregressive":
+            return generate_autoregressive(self.network, self.processor, request)
+        return generate_events(self.network, self.processor, [request])
+
+    def generate_batch(
+        self, prompts: Sequence[Prompt], *, seeds: Sequence[int] | None = None,
+        raw: bool = False, tools: Sequence[Mapping[str, Any]] | None = None,
+        thinking: bool = False, **parameters: Any,
+    ) -> list[Result]:
+        """Answers to several prompts, each as it would be alone with its seed.
+
+        seeds: one a prompt; by default all take the parameter `seed`.
+        """
+        if isinstance(prompts, str) or not prompts:
+            raise ValueError(f"prompts: got {prompts!r}; give a list of at least one prompt")
+        if seeds is None:
+            seeds = [parameters.pop("seed", 0)] * len(prompts)
+        elif len(seeds) != len(prompts):
+            raise ValueError(f"seeds: got {len(seeds)} for {len(prompts)} prompts; give one each")
+        requests = [
+            self._request(
+                prompt, parameters | {"seed": seed}, raw=raw, tools=tools, thinking=thinking
+            )
+            for prompt, seed in zip(prompts, seeds, strict=True)
+        ]
+        events = generate_events(self.network, self.processor, requests)
+        results = {event.row: event.result for event in events if isinstance(event, End)}
+        return [results[row] for row in range(len(prompts))]
+
+    def _request(
+        self, prompt: Prompt, parameters: Mapping[str, Any], *, raw: bool,
+        tools: Sequence[Mapping[str, Any]] | None, thinking: bool,
+        cancelled: threading.Event | None = None,
+    ) -> Request:
+        known = set(Parameters.__dataclass_fields__)
+        unknown = sorted(set(parameters) - known)
+        if unknown:
+            raise ValueError(f"unknown parameter {unknown[0]!r}; known are {', '.join(sorted(known))}")
+        ids = self.processor.encode_prompt(prompt, raw=raw, tools=tools, thinking=thinking)
+        return make_request(
+            ids, Parameters(**parameters), model=self.network.config, defaults=self.generation,
+            cancelled=cancelled,
+        )
+
+
+def load(
+    source: str | Path = "tiny", *, device: str = "auto", dtype: str = "auto",
+    revision: str | None = None,
+) -> DiffusionGemma:
+    """A checkpoint: "tiny" (comes with the package), a folder, or a hub id.
+
+    device: "auto" takes a GPU when there is one. dtype: "float32", "bfloat16" or "auto": float32
+    on a CPU, the checkpoint's own elsewhere. ValueError names what is wrong with the checkpoint.
+    """
+    folder = resolve(source, revision=revision)
+    place = _device(device)
+    network = load_network(folder, dtype=_dtype(dtype, place), device=place)
+    return DiffusionGemma(
+        network.eval(), Processor.load(folder), read_generation_config(folder)
+    )
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device: got {name!r}, which is not to be had here ({error})") from None
+    return device
+
+
+def _dtype(name: str, device: torch.device) -> torch.dtype | None:
+    if name == "auto":
+        return torch.float32 if device.type == "cpu" else None
+    if name not in ("float32", "bfloat16", "float16"):
+        raise ValueError(f"dtype: got {name!r}; expected auto, float32 or bfloat16")
+    dtype = getattr(torch, name)
+    assert isinstance(dtype, torch.dtype)
+    return dtype

@@ -1,0 +1,158 @@
+"""What is asked for: prompt tokens and parameters, checked before any work starts."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from gesso.config import GenerationConfig, ModelConfig
+from gesso.diffusion.loop import Policy
+from gesso.diffusion.rng import SEED_LIMIT
+from gesso.diffusion.sampler import EntropyBound
+from gesso.diffusion.schedule import LinearTemperature
+from gesso.diffusion.stopping import NeverEarly, StableAndConfident, Stopping
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parameters:
+    """How to generate. None takes the checkpoint's own default (generation_config.json).
+
+    max_new_tokens: honoured exactly. seed: below 2**64; the same request and seed give the same
+    answer, whoever shares the batch. entropy_bound and confidence in nats. stability: earlier
+    canvases that must equal the last one. adaptive_stop False: every canvas takes all its steps.
+    time_budget in seconds: when it is over, the canvas in work is finished as it stands.
+    stop: strings that end the answer and are left out of it.
+    """
+
+    max_new_tokens: int | None = None
+    seed: int = 0
+    max_denoising_steps: int | None = None
+    entropy_bound: float | None = None
+    temperature_start: float | None = None
+    temperature_end: float | None = None
+    stability: int | None = None
+    confidence: float | None = None
+    adaptive_stop: bool = True
+    time_budget: float | None = None
+    stop: Sequence[str] = ()
+    ignore_stop_tokens: bool = False
+
+    def __post_init__(self) -> None:
+        _whole("seed", self.seed, low=0, high=SEED_LIMIT - 1)
+        for name in ("max_new_tokens", "max_denoising_steps"):
+            if getattr(self, name) is not None:
+                _whole(name, getattr(self, name), low=1)
+        if self.stability is not None:
+            _whole("stability", self.stability, low=0)
+        for name in ("entropy_bound", "temperature_start", "temperature_end", "confidence",
+                     "time_budget"):
+            if getattr(self, name) is not None:
+                _positive(name, getattr(self, name))
+        strings = [self.stop] if isinstance(self.stop, str) else self.stop
+        if not all(isinstance(s, str) and s for s in strings):
+            raise ValueError(f"stop: got {self.stop!r}; give one or more strings that are not empty")
+        object.__setattr__(self, "stop", tuple(strings))
+
+    def over(self, defaults: GenerationConfig) -> GenerationConfig:
+        """The checkpoint's defaults with what was given here put over them."""
+        given = {
+            "max_new_tokens": self.max_new_tokens,
+            "max_denoising_steps": self.max_denoising_steps,
+            "entropy_bound": self.entropy_bound,
+            "temperature_start": self.temperature_start,
+            "temperature_end": self.temperature_end,
+            "stability_threshold": self.stability,
+            "confidence_threshold": self.confidence,
+        }
+        changes: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+        return replace(defaults, **changes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """One prompt, ready to run: token ids, parameters resolved against the checkpoint's."""
+
+    prompt_ids: tuple[int, ...]
+    config: GenerationConfig
+    parameters: Parameters
+    cancelled: threading.Event | None = None
+
+    @property
+    def policy(self) -> Policy:
+        """The refinement of one canvas that the parameters ask for."""
+        config = self.config
+        stop: Stopping = NeverEarly()
+        if (
+            self.parameters.adaptive_stop
+            and config.stability_threshold is not None
+            and config.confidence_threshold is not None
+        ):
+            stop = StableAndConfident(
+                stability=config.stability_threshold, confidence=config.confidence_threshold
+            )
+        return Policy(
+            steps=config.max_denoising_steps,
+            temperature=LinearTemperature(
+                start=config.temperature_start, end=config.temperature_end
+            ),
+            accept=EntropyBound(bound=config.entropy_bound),
+            stop=stop,
+        )
+
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        return frozenset() if self.parameters.ignore_stop_tokens else frozenset(
+            self.config.eos_token_ids
+        )
+
+
+def make_request(
+    prompt_ids: Sequence[int], parameters: Parameters, *, model: ModelConfig,
+    defaults: GenerationConfig, cancelled: threading.Event | None = None,
+) -> Request:
+    """ValueError when the prompt, or the prompt and its answer, do not fit the context.
+
+    A length that the caller did not ask for is cut to what fits.
+    """
+    context = model.text.max_position_embeddings
+    if not prompt_ids:
+        raise ValueError("the prompt is empty: no tokens; give at least one")
+    unknown = [i for i in prompt_ids if not 0 <= i < model.text.vocab_size]
+    if unknown:
+        raise ValueError(f"the prompt holds token id {unknown[0]}, outside the vocabulary of "
+                         f"{model.text.vocab_size}; was it made by another tokenizer?")
+    # The canvas is always whole, also where only its beginning is wanted.
+    room = (context - len(prompt_ids)) // model.canvas_length * model.canvas_length
+    if room <= 0:
+        raise ValueError(
+            f"the prompt has {len(prompt_ids)} tokens; with one canvas of {model.canvas_length} "
+            f"that is more than the context of {context}; shorten it"
+        )
+    config = parameters.over(defaults)
+    if parameters.max_new_tokens is None:
+        config = replace(config, max_new_tokens=min(config.max_new_tokens, room))
+    elif config.max_new_tokens > room:
+        raise ValueError(
+            f"max_new_tokens: got {config.max_new_tokens}; after a prompt of {len(prompt_ids)} "
+            f"tokens the context of {context} has room for {room}"
+        )
+    return Request(
+        prompt_ids=tuple(prompt_ids), config=config, parameters=parameters, cancelled=cancelled
+    )
+
+
+def _whole(name: str, value: object, *, low: int, high: int | None = None) -> None:
+    wanted = f"at least {low}" if high is None else f"between {low} and {high}"
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f"{name}: got {value!r}; a whole number {wanted} is expected")
+    if value < low or (high is not None and value > high):
+        raise ValueError(f"{name}: got {value}; expected {wanted}")
+
+
+def _positive(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+        raise ValueError(f"{name}: got {value!r}; expected a number above 0")
+    if value == float("inf"):
+        raise ValueError(f"{name}: got inf; expected a finite number above 0")

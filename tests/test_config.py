@@ -1,0 +1,150 @@
+"""config.json in both spellings, there and back, and what is refused."""
+
+import json
+from collections.abc import Callable
+from dataclasses import FrozenInstanceError, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gesso.config import GenerationConfig, ModelConfig, read_json
+
+RawConfig = Callable[..., dict[str, Any]]
+
+
+def test_both_spellings_are_one_value(reference: Path) -> None:
+    saved = ModelConfig.parse(read_json(reference / "config.json"))
+    released = ModelConfig.parse(read_json(reference / "config_real_style.json"))
+    # Only the second file lists the end of a turn as well.
+    assert (saved.eos_token_ids, released.eos_token_ids) == ((1,), (1, 106))
+    assert replace(saved, eos_token_ids=(1, 106)) == released
+    assert (saved.text.heads(0), saved.text.heads(1)) == ((2, 16), (1, 32))
+
+
+@pytest.mark.parametrize("vision", [True, False])
+def test_there_and_back(raw_config: RawConfig, vision: bool) -> None:
+    raw = raw_config(vision=vision)
+    raw["text_config"]["rope_parameters"]["full_attention"]["factor"] = 8.0
+    config = ModelConfig.parse(raw)
+    assert config.text.full_rope.scaling == 8.0
+    assert (config.vision is not None) == vision
+    assert ModelConfig.parse(json.loads(json.dumps(config.to_json()))) == config
+
+
+def test_keys_that_do_not_matter_are_read_past(raw_config: RawConfig) -> None:
+    raw = raw_config() | {"transformers_version": "9", "vision_soft_tokens_per_image": 280}
+    assert ModelConfig.parse(raw) == ModelConfig.parse(raw_config())
+
+
+def test_layer_kinds(raw_config: RawConfig) -> None:
+    """Every sixth sees everything when none are listed, and the last always does."""
+    raw = raw_config(num_hidden_layers=8, layer_types=None)
+    text = ModelConfig.parse(raw).text
+    assert [i for i in range(8) if text.is_full(i)] == [5, 7]
+    raw = raw_config(layer_types=["full_attention", "sliding_attention", "sliding_attention"])
+    text = ModelConfig.parse(raw).text
+    assert [text.is_full(i) for i in range(3)] == [True, False, True]
+
+
+def test_a_config_does_not_change(raw_config: RawConfig) -> None:
+    config = ModelConfig.parse(raw_config())
+    with pytest.raises(FrozenInstanceError):
+        config.canvas_length = 9  # type: ignore[misc]
+
+
+TOP = {
+    "model_type": ("gemma4", "model_type is 'gemma4', expected 'diffusion_gemma'"),
+    "canvas_length": (0, "canvas_length is 0; expected at least 1"),
+    "text_config": (None, "required key 'text_config' is missing"),
+    "tie_word_embeddings": (False, "tie_word_embeddings: got False; only True is supported"),
+}
+TEXT = {
+    "hidden_size": (None, "text_config: required key 'hidden_size' is missing"),
+    "num_hidden_layers": (None, "required key 'num_hidden_layers' is missing"),
+    "global_head_dim": (None, "required key 'global_head_dim' is missing"),
+    "rope_parameters": (None, "required key 'rope_parameters' is missing"),
+    "sliding_window": (0, "text_config.sliding_window: got 0; it must be at least 1"),
+    "top_k_experts": (7, "top_k_experts: got 7, more than num_experts = 6"),
+    "num_key_value_heads": (3, "4 attention heads do not divide among 3 key-value heads"),
+    "num_global_key_value_heads": (3, "4 attention heads do not divide among 3"),
+    "layer_types": (["full_attention"], "got 1 entries for num_hidden_layers = 3"),
+    "hidden_activation": ("silu", "hidden_activation: got 'silu'; only 'gelu_pytorch_tanh'"),
+    "attention_bias": (True, "attention_bias: got True; only False is supported"),
+    "use_bidirectional_attention": ("all", "got 'all'; only 'vision' is supported"),
+}
+VISION = {
+    "patch_size": (None, "vision_config: required key 'patch_size' is missing"),
+    "standardize": (None, "required key 'standardize' is missing"),
+    "use_clipped_linears": (True, "use_clipped_linears: got True; only False is supported"),
+    "num_key_value_heads": (1, "has as many as query heads"),
+    "head_dim": (6, "head_dim: got 6; the two-axis rotary embedding needs a multiple of 4"),
+}
+
+
+@pytest.mark.parametrize(
+    ("part", "key", "value", "message"),
+    [
+        (part, key, value, message)
+        for part, cases in ((None, TOP), ("text_config", TEXT), ("vision_config", VISION))
+        for key, (value, message) in cases.items()
+    ],
+)
+def test_refusals(
+    raw_config: RawConfig, part: str | None, key: str, value: Any, message: str
+) -> None:
+    raw = raw_config()
+    (raw if part is None else raw[part])[key] = value
+    with pytest.raises(ValueError, match=message):
+        ModelConfig.parse(raw)
+
+
+def test_end_tokens(raw_config: RawConfig) -> None:
+    """The file's own list; without one the text part's; without that, 1."""
+    raw = raw_config(eos_token_id=7)
+    assert ModelConfig.parse(raw).eos_token_ids == (1, 3)
+    raw["eos_token_id"] = None
+    assert ModelConfig.parse(raw).eos_token_ids == (7,)
+    raw["text_config"]["eos_token_id"] = None
+    assert ModelConfig.parse(raw).eos_token_ids == (1,)
+
+
+def test_unknown_kinds(raw_config: RawConfig) -> None:
+    with pytest.raises(ValueError, match="got 'linear_attention'; expected sliding_attention or"):
+        ModelConfig.parse(raw_config(layer_types=["linear_attention"] * 3))
+    rope = dict(sliding_attention=dict(rope_type="yarn", rope_theta=1.0))
+    with pytest.raises(ValueError, match="sliding_attention: rope_type 'yarn' is not one"):
+        ModelConfig.parse(raw_config(rope_parameters=rope))
+
+
+def test_full_layers_must_agree(reference: Path) -> None:
+    raw = read_json(reference / "config.json")
+    raw["text_config"]["per_layer_config"]["3"]["head_dim"] = 64
+    with pytest.raises(ValueError, match=r"the full layers \[1, 3\] must share one"):
+        ModelConfig.parse(raw)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(None, "no such file"), ("{", "not valid JSON"), ("[1]", "expected a JSON object, got list")],
+)
+def test_unreadable_files(tmp_path: Path, content: str | None, message: str) -> None:
+    if content is not None:
+        (tmp_path / "config.json").write_text(content)
+    with pytest.raises(ValueError, match=rf"config.json: {message}"):
+        read_json(tmp_path / "config.json")
+
+
+def test_generation_config_of_the_26b(raw_config: RawConfig) -> None:
+    model = ModelConfig.parse(raw_config())
+    raw = dict(
+        max_new_tokens=256, max_denoising_steps=48, t_min=0.4, t_max=0.8, stability_threshold=1,
+        sampler_config=dict(_cls_name="EntropyBoundSamplerConfig", entropy_bound=0.1),
+        confidence_threshold=0.005, eos_token_id=[1, 106, 50], pad_token_id=0,
+    )
+    config = GenerationConfig.parse(raw, model=model)
+    # The library's defaults are the released numbers; only the end tokens are the file's.
+    assert config == GenerationConfig(eos_token_ids=(1, 106, 50))
+    assert config.to_json() == raw
+    assert GenerationConfig.parse({}, model=model).eos_token_ids == model.eos_token_ids
+    assert GenerationConfig.parse({"eos_token_id": 7}, model=model).eos_token_ids == (7,)
