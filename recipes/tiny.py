@@ -38,7 +38,9 @@ def recipe() -> TrainConfig:
         processor=PROCESSOR,
         model=model_config(),
         generation=GenerationConfig(eos_token_ids=_ids("<eos>", "<turn|>", "<|tool_response>")),
-        optimizer=OptimizerConfig(lr=1.5e-3, warmup_steps=200, final_lr_share=0.02, ema_decay=0.998),
+        optimizer=OptimizerConfig(
+            lr=1.5e-3, warmup_steps=200, final_lr_share=0.02, ema_decay=0.998
+        ),
         save_every=200,
         log_every=20,
     )
@@ -49,21 +51,41 @@ def model_config() -> ModelConfig:
     image, boi, eoi, bos = _ids("<|image|>", "<|image>", "<image|>", "<bos>")
     return ModelConfig(
         text=TextConfig(
-            vocab_size=VOCAB_SIZE, hidden_size=192, intermediate_size=384,
-            num_attention_heads=6, num_key_value_heads=2, head_dim=32,
-            num_global_key_value_heads=2, global_head_dim=64,
-            num_experts=8, top_k_experts=2, moe_intermediate_size=128,
-            layer_types=(sliding, sliding, full, sliding, full), sliding_window=128,
-            max_position_embeddings=8192, sliding_rope=RopeConfig(theta=1e4),
-            full_rope=RopeConfig(theta=1e6, partial=0.25), bos_token_id=bos,
+            vocab_size=VOCAB_SIZE,
+            hidden_size=192,
+            intermediate_size=384,
+            num_attention_heads=6,
+            num_key_value_heads=2,
+            head_dim=32,
+            num_global_key_value_heads=2,
+            global_head_dim=64,
+            num_experts=8,
+            top_k_experts=2,
+            moe_intermediate_size=128,
+            layer_types=(sliding, sliding, full, sliding, full),
+            sliding_window=128,
+            max_position_embeddings=8192,
+            sliding_rope=RopeConfig(theta=1e4),
+            full_rope=RopeConfig(theta=1e6, partial=0.25),
+            bos_token_id=bos,
         ),
         # Shaped but not trained: no skill of this checkpoint looks at images yet.
         vision=VisionConfig(
-            hidden_size=64, intermediate_size=128, num_layers=2, num_attention_heads=2, head_dim=32,
-            patch_size=16, pooling_kernel_size=3, position_embedding_size=256, rope_theta=100.0,
+            hidden_size=64,
+            intermediate_size=128,
+            num_layers=2,
+            num_attention_heads=2,
+            head_dim=32,
+            patch_size=16,
+            pooling_kernel_size=3,
+            position_embedding_size=256,
+            rope_theta=100.0,
             standardize=True,
         ),
-        canvas_length=64, image_token_id=image, boi_token_id=boi, eoi_token_id=eoi,
+        canvas_length=64,
+        image_token_id=image,
+        boi_token_id=boi,
+        eoi_token_id=eoi,
         eos_token_ids=_ids("<eos>", "<turn|>"),
     )
 

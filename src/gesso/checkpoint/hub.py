@@ -52,9 +52,7 @@ def _download(repository: str, revision: str | None) -> Path:
     )
 
     try:
-        return Path(
-            snapshot_download(repository, revision=revision, allow_patterns=_PATTERNS)
-        )
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=_PATTERNS))
     except GatedRepoError:  # a kind of RepositoryNotFoundError, and another remedy
         why = "the hub wants its terms accepted on the model's page, and a login (hf auth login)"
     except RepositoryNotFoundError:

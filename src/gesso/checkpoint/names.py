@@ -41,8 +41,7 @@ _TOP = {
     "self_conditioning.mlp.up.weight": "model.decoder.self_conditioning.up_proj.weight",
     "self_conditioning.mlp.down.weight": "model.decoder.self_conditioning.down_proj.weight",
     "vision.patches.input.weight": "model.encoder.vision_tower.patch_embedder.input_proj.weight",
-    "vision.patches.positions":
-        "model.encoder.vision_tower.patch_embedder.position_embedding_table",
+    "vision.patches.positions": "model.encoder.vision_tower.patch_embedder.position_embedding_table",
     "vision.std_bias": "model.encoder.vision_tower.std_bias",
     "vision.std_scale": "model.encoder.vision_tower.std_scale",
     "projector.proj.weight": "model.encoder.embed_vision.embedding_projection.weight",

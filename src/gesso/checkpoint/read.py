@@ -105,9 +105,7 @@ def _check_dtypes(folder: Path, stored: Mapping[str, Stored]) -> None:
 
 def _check_names(folder: Path, stored: Mapping[str, Stored], known: set[str]) -> None:
     missing = sorted(known - stored.keys())
-    extra = sorted(
-        name for name in stored.keys() - known if not is_tied_copy(name, known)
-    )
+    extra = sorted(name for name in stored.keys() - known if not is_tied_copy(name, known))
     if not missing and not extra:
         return
     faults = [listed(missing, "missing tensor")] if missing else []

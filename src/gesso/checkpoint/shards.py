@@ -134,6 +134,6 @@ def _why_no_weights(folder: Path) -> str:
 
 
 def listed(names: list[str], noun: str, *, most: int = 5) -> str:
-    """"3 tensors: a, b, c", cut after the first few."""
+    """ "3 tensors: a, b, c", cut after the first few."""
     shown = ", ".join(names[:most]) + (", ..." if len(names) > most else "")
     return f"{len(names)} {noun}{'s' if len(names) > 1 else ''} ({shown})"

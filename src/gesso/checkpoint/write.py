@@ -114,9 +114,7 @@ def plan_shards(
         filled += size
     if len(groups) == 1:
         return [Shard(SINGLE_FILE, groups[0])]
-    return [
-        Shard(shard_file(number, len(groups)), names) for number, names in enumerate(groups, 1)
-    ]
+    return [Shard(shard_file(number, len(groups)), names) for number, names in enumerate(groups, 1)]
 
 
 def _companions(processor: Path | None) -> list[Path]:
@@ -135,8 +133,10 @@ def _write_shard(file: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype) 
     }
     for name, tensor in stored.items():
         require_finite(
-            tensor, where=f"{name} in {dtype}", mend="such a network is not saved, for no "
-            "reader would take it; go back to an earlier one, or save in a wider dtype"
+            tensor,
+            where=f"{name} in {dtype}",
+            mend="such a network is not saved, for no "
+            "reader would take it; go back to an earlier one, or save in a wider dtype",
         )
     save_file(stored, file, metadata={"format": "pt"})
     _flush(file)

@@ -64,7 +64,9 @@ class SeededDraws:
 
     def select(self, rows: Tensor) -> SeededDraws:
         return SeededDraws(
-            self._seeds[rows], length=self._length, vocab_size=self._vocab_size,
+            self._seeds[rows],
+            length=self._length,
+            vocab_size=self._vocab_size,
             device=self._seeds.device,
         )
 
@@ -74,7 +76,10 @@ class SeededDraws:
         if self._drawn.get(stream, (None,))[:2] != (canvas, first):
             count = 1 if stream is Stream.INITIAL_TOKEN else self._AHEAD
             bits = random_bits(
-                self._seeds, stream=stream, canvas=canvas, steps=range(first, first + count),
+                self._seeds,
+                stream=stream,
+                canvas=canvas,
+                steps=range(first, first + count),
                 length=self._length,
             )
             self._drawn[stream] = (canvas, first, bits)
@@ -88,8 +93,9 @@ def invert_cumulative(probabilities: Tensor, uniform: Tensor) -> Tensor:
     id of probability 0 is never chosen.
     """
     cumulative = probabilities.cumsum(-1)
-    target = uniform[..., None] * cumulative[..., -1:]
+    total = cumulative[..., -1:].contiguous()
+    target = uniform[..., None] * total
     index = torch.searchsorted(cumulative, target, right=True)[..., 0]
     # u < 1, but u * sum may round up to the sum: then the last id with probability above 0.
-    last = torch.searchsorted(cumulative, cumulative[..., -1:])[..., 0]
+    last = torch.searchsorted(cumulative, total)[..., 0]
     return torch.minimum(index, last)

@@ -62,9 +62,7 @@ class CanvasState(NamedTuple):
 
     def select(self, kept: Tensor) -> CanvasState:
         soft = None if self.soft is None else self.soft[kept]
-        return CanvasState(
-            self.rows[kept], self.tokens[kept], soft, self.earlier[kept], self.step
-        )
+        return CanvasState(self.rows[kept], self.tokens[kept], soft, self.earlier[kept], self.step)
 
 
 class StepOutput(NamedTuple):
@@ -84,7 +82,11 @@ class StepOutput(NamedTuple):
 
 
 def denoise_canvas(
-    denoiser: Denoiser, draws: Draws, policy: Policy, *, canvas: int,
+    denoiser: Denoiser,
+    draws: Draws,
+    policy: Policy,
+    *,
+    canvas: int,
     interrupt: Callable[[Tensor], Tensor] | None = None,
 ) -> Iterator[StepOutput]:
     """Refine the batch's canvases number `canvas`, yielding after every step.
@@ -94,7 +96,10 @@ def denoise_canvas(
     """
     tokens = draws.initial(canvas)  # (B, L)
     state = CanvasState(
-        rows=torch.arange(len(tokens), device=tokens.device), tokens=tokens, soft=None, step=0,
+        rows=torch.arange(len(tokens), device=tokens.device),
+        tokens=tokens,
+        soft=None,
+        step=0,
         earlier=tokens.new_full((len(tokens), policy.stop.memory, tokens.shape[1]), -1),
     )
     while len(state.rows):
@@ -121,9 +126,7 @@ def step(
     done = state.step + 1
     if done == policy.steps:
         finished = torch.ones_like(finished)
-    output = StepOutput(
-        state.rows, state.step, belief.argmax, belief.entropy, accepted, finished
-    )
+    output = StepOutput(state.rows, state.step, belief.argmax, belief.entropy, accepted, finished)
     earlier = torch.cat((state.earlier[:, 1:], belief.argmax[:, None]), 1)
     return CanvasState(
         rows=state.rows,

@@ -44,9 +44,7 @@ def philox(key: Sequence[Tensor], counter: Sequence[Tensor]) -> tuple[Tensor, ..
     return c0, c1, c2, c3
 
 
-def random_bits(
-    seeds: Tensor, *, stream: Stream, canvas: int, steps: range, length: int
-) -> Tensor:
+def random_bits(seeds: Tensor, *, stream: Stream, canvas: int, steps: range, length: int) -> Tensor:
     """seeds (B, 2) int64 halves -> (B, steps, length) int64 words of 32 bits: one a position."""
     device = seeds.device
     position = torch.arange(length, device=device)  # (L,)

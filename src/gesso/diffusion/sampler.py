@@ -36,9 +36,7 @@ class EntropyBound:
     def __call__(self, entropy: Tensor) -> Tensor:
         ascending, order = entropy.sort(dim=-1, stable=True)
         earlier = ascending.cumsum(-1) - ascending
-        return torch.zeros_like(entropy, dtype=torch.bool).scatter(
-            -1, order, earlier <= self.bound
-        )
+        return torch.zeros_like(entropy, dtype=torch.bool).scatter(-1, order, earlier <= self.bound)
 
 
 def believe(logits: Tensor) -> Belief:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 
@@ -46,4 +47,4 @@ class NeverEarly:
     memory: int = 0
 
     def __call__(self, argmax: Tensor, earlier: Tensor, entropy: Tensor) -> Tensor:
-        return argmax.new_zeros(len(argmax), dtype=bool)
+        return torch.zeros(len(argmax), dtype=torch.bool, device=argmax.device)

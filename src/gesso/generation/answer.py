@@ -17,6 +17,7 @@ class Answer:
         self.row = row
         self.request = request
         self.finish_reason: FinishReason | None = None
+        self.forwards = 0
         self._processor = processor
         self._started = started
         self._ids: list[int] = []
@@ -29,6 +30,7 @@ class Answer:
         self._first_commit: float | None = None
 
     def saw_draft(self) -> None:
+        self.forwards += 1
         if self._first_draft is None:
             self._first_draft = self._elapsed()
 
@@ -63,7 +65,10 @@ class Answer:
         if self.finish_reason is None and len(self._ids) >= config.max_new_tokens:
             self.finish_reason = "length"
         return Commit(
-            row=self.row, canvas=canvas, token_ids=tuple(self._ids[before:]), steps=steps,
+            row=self.row,
+            canvas=canvas,
+            token_ids=tuple(self._ids[before:]),
+            steps=steps,
             text=self._release(held=_held(self._text, self.request.parameters.stop)),
         )
 
@@ -72,17 +77,25 @@ class Answer:
         assert self.finish_reason is not None
         reply = self._processor.parse(self._ids)
         if not self._stopped_by_string:
-            self._text = reply.text
+            self._text = reply.text[: _first_of(reply.text, self.request.parameters.stop)]
         last = self._release(held=0)
         stats = Statistics(
-            prompt_tokens=len(self.request.prompt_ids), new_tokens=len(self._ids),
-            steps=tuple(self._steps), hit_step_cap=tuple(self._capped), forwards=sum(self._steps),
-            seconds=self._elapsed(), first_draft_seconds=self._first_draft,
+            prompt_tokens=len(self.request.prompt_ids),
+            new_tokens=len(self._ids),
+            steps=tuple(self._steps),
+            hit_step_cap=tuple(self._capped),
+            forwards=self.forwards,
+            seconds=self._elapsed(),
+            first_draft_seconds=self._first_draft,
             first_commit_seconds=self._first_commit,
         )
         result = Result(
-            text=self._text, reasoning=reply.reasoning, tool_calls=reply.tool_calls,
-            token_ids=tuple(self._ids), finish_reason=self.finish_reason, stats=stats,
+            text=self._text,
+            reasoning=reply.reasoning,
+            tool_calls=reply.tool_calls,
+            token_ids=tuple(self._ids),
+            finish_reason=self.finish_reason,
+            stats=stats,
         )
         return End(row=self.row, text=last, result=result)
 
@@ -106,7 +119,15 @@ class Answer:
     def _read(self, count: int) -> str:
         """The answer's text in the first tokens, as far as no later token can change it."""
         ids = self._ids[:count]
-        return self._processor.parse(ids[: self._processor.settled(ids)]).text
+        if not self._last:
+            ids = ids[: self._processor.settled(ids)]
+        return self._processor.parse(ids).text
+
+    @property
+    def _last(self) -> bool:
+        """Whether no token will follow those that are there."""
+        full = len(self._ids) >= self.request.config.max_new_tokens
+        return full or self.finish_reason is not None
 
     def _release(self, *, held: int) -> str:
         """Text not shown yet, without the last `held` characters."""
@@ -124,6 +145,4 @@ def _first_of(text: str, stops: Sequence[str]) -> int | None:
 
 def _held(text: str, stops: Sequence[str]) -> int:
     """How many of the last characters could be the beginning of a stop string."""
-    return max(
-        (n for s in stops for n in range(1, len(s)) if text.endswith(s[:n])), default=0
-    )
+    return max((n for s in stops for n in range(1, len(s)) if text.endswith(s[:n])), default=0)

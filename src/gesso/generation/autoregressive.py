@@ -29,7 +29,10 @@ def generate_autoregressive(
     while answer.finish_reason is None:
         hidden = network.encode(ids, cache=cache)
         ids = network.head(hidden[:, -1:]).argmax(-1)  # (1, 1)
-        if not answer.interrupted():
+        answer.forwards += 1
+        answer.interrupted()
+        # As with canvases: out of time, what is there counts; cancelled, nobody waits for it.
+        if answer.finish_reason != "cancelled":
             yield answer.commit(ids[0].tolist(), canvas=place, steps=1)
             place += 1
     yield answer.end()

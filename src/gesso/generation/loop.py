@@ -1,10 +1,10 @@
 """The reference loop, whole: what every faster path has to equal, event for event.
 
-    encode the prompts into the cache
-    until every row has ended:
-        refine the next canvas (diffusion/loop.py)
-        cut it where the answer stops; rows that ended leave
-        encode the finished canvases into the cache
+encode the prompts into the cache
+until every row has ended:
+    refine the next canvas (diffusion/loop.py)
+    cut it where the answer stops; rows that ended leave
+    encode the finished canvases into the cache
 """
 
 from __future__ import annotations
@@ -28,7 +28,10 @@ from gesso.processor import Processor
 
 @torch.inference_mode()
 def generate_events(
-    network: Network, processor: Processor, requests: Sequence[Request], *,
+    network: Network,
+    processor: Processor,
+    requests: Sequence[Request],
+    *,
     draws: Draws | None = None,
 ) -> Iterator[CanvasEvent]:
     """Answer a batch of requests that share one policy, yielding events as they happen.
@@ -40,8 +43,10 @@ def generate_events(
     assert all(request.policy == policy for request in requests), "one batch, one policy"
     length, device = network.config.canvas_length, network.device
     draws = draws or SeededDraws(
-        [request.parameters.seed for request in requests], length=length,
-        vocab_size=network.config.text.vocab_size, device=device,
+        [request.parameters.seed for request in requests],
+        length=length,
+        vocab_size=network.config.text.vocab_size,
+        device=device,
     )
     answers = [Answer(i, request, processor, started) for i, request in enumerate(requests)]
     cache = stack([_prefill(network, request.prompt_ids) for request in requests])
@@ -80,8 +85,12 @@ def _step_events(
         answer = answers[row]
         answer.saw_draft()
         yield Draft(
-            row=answer.row, canvas=canvas, step=output.step, tokens=output.argmax[place],
-            entropy=output.entropy[place], accepted=output.accepted[place],
+            row=answer.row,
+            canvas=canvas,
+            step=output.step,
+            tokens=output.argmax[place],
+            entropy=output.entropy[place],
+            accepted=output.accepted[place],
         )
         if finished[place]:
             # A cancelled canvas is dropped: nobody waits for it any more.

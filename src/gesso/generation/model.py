@@ -33,19 +33,30 @@ class DiffusionGemma:
         self.generation = generation
 
     def generate(
-        self, prompt: Prompt, *, raw: bool = False, tools: Sequence[Mapping[str, Any]] | None = None,
-        thinking: bool = False, mode: Mode = "diffusion", **parameters: Any,
+        self,
+        prompt: Prompt,
+        *,
+        raw: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        thinking: bool = False,
+        mode: Mode = "diffusion",
+        **parameters: Any,
     ) -> Result:
         """The whole answer to one prompt; arguments as in `stream`."""
-        events = self.stream(
-            prompt, raw=raw, tools=tools, thinking=thinking, mode=mode, **parameters
+        return _result(
+            self.stream(prompt, raw=raw, tools=tools, thinking=thinking, mode=mode, **parameters)
         )
-        return next(event.result for event in events if isinstance(event, End))
 
     def stream(
-        self, prompt: Prompt, *, raw: bool = False, tools: Sequence[Mapping[str, Any]] | None = None,
-        thinking: bool = False, mode: Mode = "diffusion",
-        cancelled: threading.Event | None = None, **parameters: Any,
+        self,
+        prompt: Prompt,
+        *,
+        raw: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        thinking: bool = False,
+        mode: Mode = "diffusion",
+        cancelled: threading.Event | None = None,
+        **parameters: Any,
     ) -> Iterator[CanvasEvent]:
         """Events while the answer comes about: drafts, commits, and one End with the result.
 
@@ -64,18 +75,29 @@ class DiffusionGemma:
         return generate_events(self.network, self.processor, [request])
 
     def generate_batch(
-        self, prompts: Sequence[Prompt], *, seeds: Sequence[int] | None = None,
-        raw: bool = False, tools: Sequence[Mapping[str, Any]] | None = None,
-        thinking: bool = False, **parameters: Any,
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        seeds: Sequence[int] | None = None,
+        raw: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        thinking: bool = False,
+        **parameters: Any,
     ) -> list[Result]:
         """Answers to several prompts, each as it would be alone with its seed.
 
         seeds: one a prompt; by default all take the parameter `seed`.
         """
-        if isinstance(prompts, str) or not prompts:
+        if isinstance(prompts, str | Mapping) or not prompts:
             raise ValueError(f"prompts: got {prompts!r}; give a list of at least one prompt")
+        seed = parameters.pop("seed", None)
         if seeds is None:
-            seeds = [parameters.pop("seed", 0)] * len(prompts)
+            seeds = [0 if seed is None else seed] * len(prompts)
+        elif seed is not None:
+            raise ValueError("seed and seeds were both given; give seeds alone")
+        elif isinstance(seeds, str | int):
+            raise ValueError(f"seeds: got {seeds!r}; a list with one whole number a prompt is "
+                             "expected")
         elif len(seeds) != len(prompts):
             raise ValueError(f"seeds: got {len(seeds)} for {len(prompts)} prompts; give one each")
         requests = [
@@ -88,24 +110,50 @@ class DiffusionGemma:
         results = {event.row: event.result for event in events if isinstance(event, End)}
         return [results[row] for row in range(len(prompts))]
 
+    def generate_ids(self, prompt_ids: Sequence[int], **parameters: Any) -> Result:
+        """The whole answer to a prompt that is token ids already."""
+        request = make_request(
+            prompt_ids, _parameters(parameters), model=self.network.config, defaults=self.generation
+        )
+        return _result(generate_events(self.network, self.processor, [request]))
+
     def _request(
-        self, prompt: Prompt, parameters: Mapping[str, Any], *, raw: bool,
-        tools: Sequence[Mapping[str, Any]] | None, thinking: bool,
+        self,
+        prompt: Prompt,
+        parameters: Mapping[str, Any],
+        *,
+        raw: bool,
+        tools: Sequence[Mapping[str, Any]] | None,
+        thinking: bool,
         cancelled: threading.Event | None = None,
     ) -> Request:
-        known = set(Parameters.__dataclass_fields__)
-        unknown = sorted(set(parameters) - known)
-        if unknown:
-            raise ValueError(f"unknown parameter {unknown[0]!r}; known are {', '.join(sorted(known))}")
         ids = self.processor.encode_prompt(prompt, raw=raw, tools=tools, thinking=thinking)
         return make_request(
-            ids, Parameters(**parameters), model=self.network.config, defaults=self.generation,
+            ids,
+            _parameters(parameters),
+            model=self.network.config,
+            defaults=self.generation,
             cancelled=cancelled,
         )
 
 
+def _parameters(given: Mapping[str, Any]) -> Parameters:
+    known = set(Parameters.__dataclass_fields__)
+    unknown = sorted(set(given) - known)
+    if unknown:
+        raise ValueError(f"unknown parameter {unknown[0]!r}; known are {', '.join(sorted(known))}")
+    return Parameters(**given)
+
+
+def _result(events: Iterator[CanvasEvent]) -> Result:
+    return next(event.result for event in events if isinstance(event, End))
+
+
 def load(
-    source: str | Path = "tiny", *, device: str = "auto", dtype: str = "auto",
+    source: str | Path = "tiny",
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
     revision: str | None = None,
 ) -> DiffusionGemma:
     """A checkpoint: "tiny" (comes with the package), a folder, or a hub id.
@@ -116,9 +164,7 @@ def load(
     folder = resolve(source, revision=revision)
     place = _device(device)
     network = load_network(folder, dtype=_dtype(dtype, place), device=place)
-    return DiffusionGemma(
-        network.eval(), Processor.load(folder), read_generation_config(folder)
-    )
+    return DiffusionGemma(network.eval(), Processor.load(folder), read_generation_config(folder))
 
 
 def _device(name: str) -> torch.device:

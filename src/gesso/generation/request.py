@@ -46,14 +46,19 @@ class Parameters:
                 _whole(name, getattr(self, name), low=1)
         if self.stability is not None:
             _whole("stability", self.stability, low=0)
-        for name in ("entropy_bound", "temperature_start", "temperature_end", "confidence",
-                     "time_budget"):
+        for name in (
+            "entropy_bound",
+            "temperature_start",
+            "temperature_end",
+            "confidence",
+            "time_budget",
+        ):
             if getattr(self, name) is not None:
                 _positive(name, getattr(self, name))
-        strings = [self.stop] if isinstance(self.stop, str) else self.stop
-        if not all(isinstance(s, str) and s for s in strings):
-            raise ValueError(f"stop: got {self.stop!r}; give one or more strings that are not empty")
-        object.__setattr__(self, "stop", tuple(strings))
+        for name in ("adaptive_stop", "ignore_stop_tokens"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name}: got {getattr(self, name)!r}; True or False is expected")
+        object.__setattr__(self, "stop", _strings("stop", self.stop))
 
     def over(self, defaults: GenerationConfig) -> GenerationConfig:
         """The checkpoint's defaults with what was given here put over them."""
@@ -103,14 +108,20 @@ class Request:
 
     @property
     def stop_ids(self) -> frozenset[int]:
-        return frozenset() if self.parameters.ignore_stop_tokens else frozenset(
-            self.config.eos_token_ids
+        return (
+            frozenset()
+            if self.parameters.ignore_stop_tokens
+            else frozenset(self.config.eos_token_ids)
         )
 
 
 def make_request(
-    prompt_ids: Sequence[int], parameters: Parameters, *, model: ModelConfig,
-    defaults: GenerationConfig, cancelled: threading.Event | None = None,
+    prompt_ids: Sequence[int],
+    parameters: Parameters,
+    *,
+    model: ModelConfig,
+    defaults: GenerationConfig,
+    cancelled: threading.Event | None = None,
 ) -> Request:
     """ValueError when the prompt, or the prompt and its answer, do not fit the context.
 
@@ -121,8 +132,10 @@ def make_request(
         raise ValueError("the prompt is empty: no tokens; give at least one")
     unknown = [i for i in prompt_ids if not 0 <= i < model.text.vocab_size]
     if unknown:
-        raise ValueError(f"the prompt holds token id {unknown[0]}, outside the vocabulary of "
-                         f"{model.text.vocab_size}; was it made by another tokenizer?")
+        raise ValueError(
+            f"the prompt holds token id {unknown[0]}, outside the vocabulary of "
+            f"{model.text.vocab_size}; was it made by another tokenizer?"
+        )
     # The canvas is always whole, also where only its beginning is wanted.
     room = (context - len(prompt_ids)) // model.canvas_length * model.canvas_length
     if room <= 0:
@@ -149,6 +162,14 @@ def _whole(name: str, value: object, *, low: int, high: int | None = None) -> No
         raise ValueError(f"{name}: got {value!r}; a whole number {wanted} is expected")
     if value < low or (high is not None and value > high):
         raise ValueError(f"{name}: got {value}; expected {wanted}")
+
+
+def _strings(name: str, value: object) -> tuple[str, ...]:
+    listed = [value] if isinstance(value, str) else value
+    if not isinstance(listed, list | tuple) or not all(isinstance(s, str) and s for s in listed):
+        raise ValueError(f"{name}: got {value!r}; expected a string that is not empty, or a list "
+                         "of such strings")
+    return tuple(listed)
 
 
 def _positive(name: str, value: object) -> None:

@@ -50,7 +50,12 @@ def attention(
     if query.device.type == "cpu" and query.requires_grad:
         return attention_reference(query, key, value, mask=mask, causal=causal)
     out = F.scaled_dot_product_attention(
-        query, key, value, attn_mask=mask, is_causal=causal, scale=1.0,
+        query,
+        key,
+        value,
+        attn_mask=mask,
+        is_causal=causal,
+        scale=1.0,
         enable_gqa=query.shape[1] != key.shape[1],
     )
     return out.transpose(1, 2).flatten(2)  # (B, n, H * D)

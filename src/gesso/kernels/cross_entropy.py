@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gesso.kernels.precision import at_least_float32
+
 # Rows x ids of one chunk: 1M float32 values are 4 MB.
 _CHUNK = 1 << 20
 
@@ -27,7 +29,11 @@ class Offset(NamedTuple):
 
 
 def cross_entropy_reference(
-    hidden: Tensor, head: Tensor, target: Tensor, weight: Tensor, cap: float,
+    hidden: Tensor,
+    head: Tensor,
+    target: Tensor,
+    weight: Tensor,
+    cap: float,
     offset: Offset | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The definition. hidden (N, M), head (V, M), target (N,), weight (N,) -> loss (), hits (N,).
@@ -35,7 +41,7 @@ def cross_entropy_reference(
     hits: whether the highest logit, offset included, is the target's.
     """
     product = F.linear(hidden, head)
-    logits = cap * torch.tanh(_at_least_float32(product) / cap)
+    logits = cap * torch.tanh(at_least_float32(product) / cap)
     if offset is not None:
         logits = logits.scatter_add(1, offset.observed[:, None], offset.amount[:, None])
     loss = F.cross_entropy(logits, target, reduction="none")
@@ -45,19 +51,24 @@ def cross_entropy_reference(
 class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, head: Tensor, target: Tensor, weight: Tensor, cap: float,
+        ctx: Any,
+        hidden: Tensor,
+        head: Tensor,
+        target: Tensor,
+        weight: Tensor,
+        cap: float,
         offset: Offset | None,
     ) -> tuple[Tensor, Tensor]:
         grads = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
         d_hidden = torch.empty_like(hidden) if grads else None
-        d_head = torch.zeros_like(_at_least_float32(head)) if grads else None
+        d_head = torch.zeros_like(at_least_float32(head)) if grads else None
         loss = torch.zeros((), dtype=weight.dtype, device=hidden.device)
         hits = torch.empty(len(hidden), dtype=torch.bool, device=hidden.device)
         size = max(1, _CHUNK // len(head))
         for start in range(0, len(hidden), size):
             rows = slice(start, start + size)
             h, wanted = hidden[rows], target[rows, None]
-            capped = _at_least_float32(F.linear(h, head)).div_(cap).tanh_()
+            capped = at_least_float32(F.linear(h, head)).div_(cap).tanh_()
             logits = capped * cap
             if offset is not None:
                 logits.scatter_add_(1, offset.observed[rows, None], offset.amount[rows, None])
@@ -84,12 +95,12 @@ class _CrossEntropy(torch.autograd.Function):
 
 
 def cross_entropy(
-    hidden: Tensor, head: Tensor, target: Tensor, weight: Tensor, cap: float,
+    hidden: Tensor,
+    head: Tensor,
+    target: Tensor,
+    weight: Tensor,
+    cap: float,
     offset: Offset | None = None,
 ) -> tuple[Tensor, Tensor]:
     """As `cross_entropy_reference`; gradients flow to hidden and head."""
     return _CrossEntropy.apply(hidden, head, target, weight, cap, offset)
-
-
-def _at_least_float32(x: Tensor) -> Tensor:
-    return x if x.dtype == torch.float64 else x.float()

@@ -1,7 +1,7 @@
 """Rotary position embedding, rotate-half layout: element j turns with element j + D/2.
 
-Angles are computed in float32; cos and sin are cast to the activations' dtype before they multiply
-(model-spec §3).
+Angles are computed in float32 (in float64 for float64 activations); cos and sin are cast to the
+activations' dtype before they multiply (model-spec §3).
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ def inverse_frequencies(rope: RopeConfig, head_dim: int, device: torch.device) -
 
 def rotation(positions: Tensor, frequencies: Tensor, dtype: torch.dtype) -> Rotation:
     """Angles of positions (B, n) under frequencies (D/2,)."""
-    angles = positions.float()[..., None] * frequencies  # (B, n, D/2)
+    wide = torch.promote_types(dtype, torch.float32)
+    angles = positions.to(wide)[..., None] * frequencies  # (B, n, D/2)
     return Rotation(angles.cos().to(dtype), angles.sin().to(dtype))
 
 

@@ -33,7 +33,8 @@ class Attention(nn.Module):
         self.q = nn.Linear(hidden, self.heads * self.head_dim, bias=False)
         self.k = nn.Linear(hidden, self.kv_heads * self.head_dim, bias=False)
         self.v = (
-            None if config.is_full(layer)
+            None
+            if config.is_full(layer)
             else nn.Linear(hidden, self.kv_heads * self.head_dim, bias=False)
         )
         self.o = nn.Linear(self.heads * self.head_dim, hidden, bias=False)

@@ -7,7 +7,12 @@ from torch import Tensor
 
 
 def causal_mask(
-    *, columns: int, kept: int, window: int | None, padding: Tensor | None, blocks: Tensor | None,
+    *,
+    columns: int,
+    kept: int,
+    window: int | None,
+    padding: Tensor | None,
+    blocks: Tensor | None,
     device: torch.device,
 ) -> Tensor | None:
     """Keys that each of the new columns may look at, or None for the plain triangle.

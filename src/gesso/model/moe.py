@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from gesso.config import TextConfig
 from gesso.kernels.experts import experts
+from gesso.kernels.precision import at_least_float32
 from gesso.model.norm import RMSNorm
 
 
@@ -28,10 +29,10 @@ class Router(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x (T, M) -> indices (T, k) int64 and weights (T, k) float32."""
         scaled = self.norm(x) * self.scale * x.shape[-1] ** -0.5
-        probabilities = self.proj(scaled).float().softmax(-1)  # (T, E)
+        probabilities = at_least_float32(self.proj(scaled)).softmax(-1)  # (T, E)
         weight, index = probabilities.topk(self.k, dim=-1)
         weight = weight / weight.sum(-1, keepdim=True)
-        return index, weight * self.per_expert_scale[index].float()
+        return index, weight * at_least_float32(self.per_expert_scale[index])
 
 
 class Experts(nn.Module):

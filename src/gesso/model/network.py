@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from gesso.cache import CacheView, CacheWriter, KVCache
 from gesso.config import ModelConfig
 from gesso.kernels.attention import attention
+from gesso.kernels.precision import at_least_float32
 from gesso.kernels.rope import Rotation, inverse_frequencies, rotation
 from gesso.model.layer import Layer
 from gesso.model.masks import causal_mask, image_blocks
@@ -47,8 +48,13 @@ class Network(nn.Module):
         return KVCache(self.config.text, batch_size=batch_size, trim=trim)
 
     def encode(
-        self, ids: Tensor, *, cache: KVCache, mask: Tensor | None = None,
-        positions: Tensor | None = None, images: Tensor | None = None,
+        self,
+        ids: Tensor,
+        *,
+        cache: KVCache,
+        mask: Tensor | None = None,
+        positions: Tensor | None = None,
+        images: Tensor | None = None,
     ) -> Tensor:
         """Run new tokens causally and append them to the cache.
 
@@ -71,7 +77,10 @@ class Network(nn.Module):
             if full not in masks:
                 padding = writer.mask
                 masks[full] = causal_mask(
-                    columns=columns, kept=kept, blocks=blocks, device=ids.device,
+                    columns=columns,
+                    kept=kept,
+                    blocks=blocks,
+                    device=ids.device,
                     window=None if full else self.config.text.sliding_window,
                     padding=None if padding is None else padding[:, -(kept + columns) :],
                 )
@@ -84,8 +93,13 @@ class Network(nn.Module):
         return x
 
     def denoise(
-        self, canvas: Tensor, *, cache: KVCache, soft: Tensor | None = None,
-        positions: Tensor | None = None, starts: Tensor | None = None,
+        self,
+        canvas: Tensor,
+        *,
+        cache: KVCache,
+        soft: Tensor | None = None,
+        positions: Tensor | None = None,
+        starts: Tensor | None = None,
     ) -> Tensor:
         """One pass over a canvas; the cache is only read.
 
@@ -99,8 +113,13 @@ class Network(nn.Module):
         )
 
     def denoise_hidden(
-        self, canvas: Tensor, *, cache: KVCache, soft: Tensor | None = None,
-        positions: Tensor | None = None, starts: Tensor | None = None,
+        self,
+        canvas: Tensor,
+        *,
+        cache: KVCache,
+        soft: Tensor | None = None,
+        positions: Tensor | None = None,
+        starts: Tensor | None = None,
     ) -> Tensor:
         """`denoise` without the head: hidden states after the final norm, (B, L, M)."""
         length = canvas.shape[1]
@@ -114,8 +133,7 @@ class Network(nn.Module):
             if full not in masks:
                 seen = view.mask(layer)
                 masks[full] = (
-                    None if seen is None
-                    else F.pad(seen, (0, length), value=True)[:, None, None]
+                    None if seen is None else F.pad(seen, (0, length), value=True)[:, None, None]
                 )
             old_keys, old_values = view.layer(layer)
             keys, values = torch.cat((old_keys, key), 2), torch.cat((old_values, value), 2)
@@ -127,14 +145,15 @@ class Network(nn.Module):
     def head(self, hidden: Tensor) -> Tensor:
         """(..., M) -> softcapped logits (..., V) float32; the product in the model's dtype."""
         cap = self.config.text.final_logit_softcapping
-        return F.linear(hidden, self.embed.weight).float().div_(cap).tanh_().mul_(cap)
+        logits = at_least_float32(F.linear(hidden, self.embed.weight))
+        return logits.div_(cap).tanh_().mul_(cap)
 
     def soft_embed(self, logits: Tensor) -> Tensor:
         """The embedding that tempered logits (..., V) stand for, (..., M).
 
         Rounded to the embedding's dtype before the softmax, as the reference stores them (trap 12).
         """
-        probabilities = logits.to(self.dtype).float().softmax(-1).to(self.dtype)
+        probabilities = at_least_float32(logits.to(self.dtype)).softmax(-1).to(self.dtype)
         return (probabilities @ self.embed.weight) * self._embed_scale
 
     def embed_image(self, patches: Tensor, positions: Tensor) -> Tensor:
@@ -169,7 +188,9 @@ class Network(nn.Module):
         return torch.arange(cache.length, cache.length + count, device=self.device)[None]
 
     def _stack(
-        self, x: Tensor, positions: Tensor,
+        self,
+        x: Tensor,
+        positions: Tensor,
         attend: Callable[[int, Tensor, Tensor, Tensor], Tensor],
         scalar: Callable[[Layer], Tensor],
     ) -> Tensor:

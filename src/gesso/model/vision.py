@@ -51,9 +51,7 @@ class VisionAttention(nn.Module):
         query = _rotate_axes(self.q_norm(self.q(x).unflatten(-1, split)), turns)
         key = _rotate_axes(self.k_norm(self.k(x).unflatten(-1, split)), turns)
         value = self.v_norm(self.v(x).unflatten(-1, split))
-        return self.o(
-            attention(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2))
-        )
+        return self.o(attention(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)))
 
 
 class VisionLayer(nn.Module):

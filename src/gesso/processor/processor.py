@@ -14,6 +14,7 @@ from gesso.processor.parse import (
     CALL_OPEN,
     CHANNEL_CLOSE,
     CHANNEL_OPEN,
+    QUOTE,
     Reply,
     ToolCall,
     parse_reply,
@@ -111,16 +112,26 @@ class Processor:
         settled = len(ids)
         while settled and ids[settled - 1] in self.tokenizer.byte_ids:
             settled -= 1
-        for opening, closing in ((CHANNEL_OPEN, CHANNEL_CLOSE), (CALL_OPEN, CALL_CLOSE)):
-            opens = self.tokenizer.specials.get(opening)
-            closes = self.tokenizer.specials.get(closing)
-            for place in range(settled - 1, -1, -1):
-                if ids[place] == closes:
-                    break
-                if ids[place] == opens:
-                    settled = place
-                    break
-        return settled
+        specials = self.tokenizer.specials
+        for place in range(settled - 1, -1, -1):
+            if ids[place] == specials.get(CHANNEL_CLOSE):
+                break
+            if ids[place] == specials.get(CHANNEL_OPEN):
+                settled = place
+                break
+        # A call's closing mark inside a quoted string closes nothing, and a quote that ends later
+        # makes it a call after all. Which quotes open one depends on where a call starts, so the
+        # first open call is kept for either parity of the quotes before it.
+        open_calls: dict[bool, int] = {}
+        parity = False
+        for place, token_id in enumerate(ids[:settled]):
+            if token_id == specials.get(QUOTE):
+                parity = not parity
+            elif token_id == specials.get(CALL_OPEN):
+                open_calls.setdefault(parity, place)
+            elif token_id == specials.get(CALL_CLOSE):
+                open_calls.pop(parity, None)
+        return min(open_calls.values(), default=settled)
 
     def _plain_prompt(self, text: str, *, specials: bool) -> list[int]:
         ids = self.tokenizer.encode(text, specials=specials)

@@ -27,8 +27,10 @@ class ObjectiveConfig:
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.self_conditioning <= 1.0:
-            raise ValueError(f"self_conditioning: got {self.self_conditioning}; a probability "
-                             "between 0 and 1 is expected")
+            raise ValueError(
+                f"self_conditioning: got {self.self_conditioning}; a probability "
+                "between 0 and 1 is expected"
+            )
         if self.causal_weight < 0:
             raise ValueError(f"causal_weight: got {self.causal_weight}; expected 0 or more")
         if not 0.0 <= self.min_level < 0.5:
@@ -77,11 +79,16 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         if (self.model is None) == (self.base is None):
-            raise ValueError("a recipe gives either model (random weights) or base (a checkpoint "
-                             "to start from), not both and not neither")
+            raise ValueError(
+                "a recipe gives either model (random weights) or base (a checkpoint "
+                "to start from), not both and not neither"
+            )
         if not self.tasks or min(self.tasks.values()) <= 0:
-            raise ValueError(f"tasks: got {dict(self.tasks)}; at least one name with a share above "
-                             "0 is expected")
+            raise ValueError(
+                f"tasks: got {dict(self.tasks)}; at least one name with a share above 0 is expected"
+            )
+        if self.dtype not in ("float32", "bfloat16"):
+            raise ValueError(f"dtype: got {self.dtype!r}; expected float32 or bfloat16")
         for name in ("steps", "batch_size", "save_every", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: got {getattr(self, name)}; expected at least 1")

@@ -51,9 +51,7 @@ def tokenize(example: Example, processor: Processor) -> Row:
 
 def collate(rows: Sequence[Row], *, canvas_length: int, fill_id: int) -> Batch:
     canvases = [-(-len(row.answer) // canvas_length) for row in rows]
-    width = max(
-        len(row.prompt) + n * canvas_length for row, n in zip(rows, canvases, strict=True)
-    )
+    width = max(len(row.prompt) + n * canvas_length for row, n in zip(rows, canvases, strict=True))
     ids = torch.full((len(rows), width), fill_id, dtype=torch.int64)
     for i, row in enumerate(rows):
         tokens = row.prompt + row.answer
@@ -70,8 +68,14 @@ class TaskData:
     """Batches of a mixture of tasks' training splits."""
 
     def __init__(
-        self, tasks: Mapping[str, float], processor: Processor, *, batch_size: int,
-        canvas_length: int, fill_id: int, seed: int,
+        self,
+        tasks: Mapping[str, float],
+        processor: Processor,
+        *,
+        batch_size: int,
+        canvas_length: int,
+        fill_id: int,
+        seed: int,
     ) -> None:
         self._tasks = {get_task(name): share for name, share in tasks.items()}
         self._processor = processor

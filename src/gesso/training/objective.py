@@ -50,16 +50,22 @@ def training_loss(
 def _causal_loss(network: Network, hidden: Tensor, batch: Batch, width: int) -> Tensor:
     end = batch.prompt_length + batch.answer_length
     valid = torch.arange(1, width) < end[:, None]  # (B, width - 1): the target is a real token
-    weight = valid / valid.sum(1, keepdim=True) / len(valid)
+    weight = valid.to(_loss_dtype(network)) / valid.sum(1, keepdim=True) / len(valid)
     loss, _ = cross_entropy(
-        hidden[:, :-1][valid], network.embed.weight, batch.ids[:, 1:width][valid],
-        weight[valid], network.config.text.final_logit_softcapping,
+        hidden[:, :-1][valid],
+        network.embed.weight,
+        batch.ids[:, 1:width][valid],
+        weight[valid],
+        network.config.text.final_logit_softcapping,
     )
     return loss
 
 
 def _denoising_loss(
-    network: Network, cache: KVCache, batch: Batch, config: ObjectiveConfig,
+    network: Network,
+    cache: KVCache,
+    batch: Batch,
+    config: ObjectiveConfig,
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
     rows, length = len(batch.ids), network.config.canvas_length
@@ -67,7 +73,7 @@ def _denoising_loss(
     starts = batch.prompt_length + chosen * length  # (B,)
     positions = starts[:, None] + torch.arange(length)  # (B, L)
     clean = batch.ids.gather(1, positions)
-    uniform = torch.rand(rows, generator=generator)
+    uniform = torch.rand(rows, generator=generator).to(_loss_dtype(network))
     level = config.min_level + (1 - 2 * config.min_level) * uniform
     vocab_size = network.config.text.vocab_size
     noisy = corrupt(clean, level, vocab_size=vocab_size, generator=generator)
@@ -76,14 +82,18 @@ def _denoising_loss(
     hidden = network.denoise_hidden(
         noisy, cache=cache, soft=soft, positions=positions, starts=starts
     )
-    weight = torch.full((rows * length,), 1 / (rows * length))
+    weight = torch.full((rows * length,), 1 / (rows * length), dtype=_loss_dtype(network))
     offset = None
     if config.leave_one_out:
         amount = torch.log1p(vocab_size * (1 - level) / level)
         offset = Offset(noisy.flatten(), amount.repeat_interleave(length))
     loss, hits = cross_entropy(
-        hidden.flatten(0, 1), network.embed.weight, clean.flatten(), weight,
-        network.config.text.final_logit_softcapping, offset,
+        hidden.flatten(0, 1),
+        network.embed.weight,
+        clean.flatten(),
+        weight,
+        network.config.text.final_logit_softcapping,
+        offset,
     )
     return loss, hits.float().mean()
 
@@ -97,9 +107,16 @@ def _first_guess(
     if len(picked) == 0:
         return None
     logits = network.denoise(
-        noisy[picked], cache=cache.select(picked), positions=positions[picked],
+        noisy[picked],
+        cache=cache.select(picked),
+        positions=positions[picked],
         starts=starts[picked],
     )
     soft = network.soft_embed(logits)
     zeros = soft.new_zeros(len(noisy), *soft.shape[1:])  # (B, L, M)
     return zeros.index_copy(0, picked, soft)
+
+
+def _loss_dtype(network: Network) -> torch.dtype:
+    """float32, but float64 for a network in double precision."""
+    return torch.promote_types(network.dtype, torch.float32)

@@ -49,9 +49,12 @@ class Trainer:
         self.network = _start(config)
         self._weights = MasterWeights(self.network, config.optimizer, total_steps=config.steps)
         self._data = TaskData(
-            config.tasks, self.processor, batch_size=config.batch_size,
+            config.tasks,
+            self.processor,
+            batch_size=config.batch_size,
             canvas_length=self.network.config.canvas_length,
-            fill_id=self.processor.tokenizer.id("<eos>"), seed=config.seed,
+            fill_id=self.processor.tokenizer.id("<eos>"),
+            seed=config.seed,
         )
         self.step = 0
 
@@ -61,14 +64,15 @@ class Trainer:
         if not path.exists():
             return False
         tensors = load_file(path)
-        self.step = int(tensors.pop("steps_done"))
+        step = int(tensors.pop("steps_done"))
         self._weights.load_state(tensors)
-        _truncate_log(self.folder / "log.jsonl", self.step)
+        self.step = step
         return True
 
     def run(self, *, on_step: Callable[[StepLog], None] = lambda log: None) -> None:
         """Train to the last step, calling `on_step` after each, and save at the end."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        _truncate_log(self.folder / "log.jsonl", self.step)
         with open(self.folder / "log.jsonl", "a", encoding="utf-8") as log_file:
             while self.step < self.config.steps:
                 log = self._train_step()
@@ -77,8 +81,10 @@ class Trainer:
                 if self.step % self.config.log_every == 0 or self.step == self.config.steps:
                     log_file.write(json.dumps(log._asdict()) + "\n")
                     log_file.flush()
-                if self.step % self.config.save_every == 0 or self.step == self.config.steps:
+                if self.step % self.config.save_every == 0 and self.step < self.config.steps:
                     self.save()
+        # Also when no step was left: the last run may have ended between state and checkpoint.
+        self.save()
 
     def save(self) -> None:
         """Write the state to resume from, then the checkpoint of the averaged weights."""
@@ -89,8 +95,11 @@ class Trainer:
         shipped = Network(self.network.config)
         shipped.load_state_dict(self.network.state_dict() | self._weights.averaged())
         save_checkpoint(
-            shipped, self.folder / "checkpoint", dtype=torch.bfloat16,
-            generation=self.config.generation, processor=self.config.processor,
+            shipped,
+            self.folder / "checkpoint",
+            dtype=torch.bfloat16,
+            generation=self.config.generation,
+            processor=self.config.processor,
         )
 
     def _train_step(self) -> StepLog:
@@ -100,13 +109,19 @@ class Trainer:
         losses = training_loss(self.network, batch, config.objective, generator=generator)
         loss = float(losses.total)
         if loss != loss:
-            raise FloatingPointError(f"the loss is NaN at step {self.step}; a lower learning rate "
-                                     "or a longer warm-up is the usual mend")
+            raise FloatingPointError(
+                f"the loss is NaN at step {self.step}; a lower learning rate "
+                "or a longer warm-up is the usual mend"
+            )
         losses.total.backward()
         norm = self._weights.step(self.step)
         return StepLog(
-            step=self.step + 1, loss=loss, denoise=float(losses.denoise),
-            causal=float(losses.causal), denoise_hits=float(losses.denoise_hits), grad_norm=norm,
+            step=self.step + 1,
+            loss=loss,
+            denoise=float(losses.denoise),
+            causal=float(losses.causal),
+            denoise_hits=float(losses.denoise_hits),
+            grad_norm=norm,
             lr=learning_rate(config.optimizer, self.step, config.steps),
             examples_per_second=len(batch.ids) / (time.perf_counter() - started),
         )
@@ -125,7 +140,9 @@ def _truncate_log(path: Path, steps: int) -> None:
     if not path.exists():
         return
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    kept = [line for line in lines if json.loads(line)["step"] <= steps]
+    # A run that was killed may have left half a line at the end.
+    whole = [line for line in lines if line.endswith("\n")]
+    kept = [line for line in whole if json.loads(line)["step"] <= steps]
     temporary = path.with_suffix(".tmp")
     temporary.write_text("".join(kept), encoding="utf-8")
     temporary.replace(path)

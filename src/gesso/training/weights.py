@@ -31,8 +31,10 @@ class MasterWeights:
         self._average = [m.clone() for m in self._masters]
         decayed = [m for m in self._masters if m.dim() >= _DECAYED_DIMENSIONS]
         plain = [m for m in self._masters if m.dim() < _DECAYED_DIMENSIONS]
-        groups = [{"params": decayed, "weight_decay": config.weight_decay},
-                  {"params": plain, "weight_decay": 0.0}]
+        groups = [
+            {"params": decayed, "weight_decay": config.weight_decay},
+            {"params": plain, "weight_decay": 0.0},
+        ]
         self._optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=True)
 
     def step(self, step: int) -> float:
@@ -44,6 +46,9 @@ class MasterWeights:
             master.grad = None if working.grad is None else working.grad.float()
             working.grad = None
         norm = torch.nn.utils.clip_grad_norm_(self._masters, self.config.clip)
+        if not math.isfinite(norm):
+            raise FloatingPointError(f"the gradient's norm is {float(norm)} at step {step}; a lower "
+                                     "learning rate or a longer warm-up is the usual mend")
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate(self.config, step, self.total_steps)
         self._optimizer.step()
@@ -70,15 +75,20 @@ class MasterWeights:
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Take over what `state` gave. ValueError when the parameters are not the same ones."""
+        ours = {f"master.{n}": m.shape for n, m in zip(self._names, self._masters, strict=True)}
+        saved = {key: t.shape for key, t in tensors.items() if key.startswith("master.")}
+        if unlike := sorted(ours.items() ^ saved.items()):
+            name = unlike[0][0].removeprefix("master.")
+            raise ValueError(f"the saved training state does not fit this recipe at {name!r}; "
+                             "resume with the recipe that wrote it, or choose another folder")
         for name, master, average in zip(self._names, self._masters, self._average, strict=True):
-            saved = tensors.get(f"master.{name}")
-            if saved is None or saved.shape != master.shape:
-                raise ValueError(f"the saved training state does not fit this recipe at {name!r}; "
-                                 "resume with the recipe that wrote it, or choose another folder")
-            master.copy_(saved)
+            master.copy_(tensors[f"master.{name}"])
             average.copy_(tensors[f"average.{name}"])
-            moments = {key: tensors[f"{key}.{name}"].clone()
-                       for key in ("step", "exp_avg", "exp_avg_sq") if f"{key}.{name}" in tensors}
+            moments = {
+                key: tensors[f"{key}.{name}"].clone()
+                for key in ("step", "exp_avg", "exp_avg_sq")
+                if f"{key}.{name}" in tensors
+            }
             if moments:
                 self._optimizer.state[master] = moments
         self._round_back()

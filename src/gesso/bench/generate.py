@@ -1,0 +1,205 @@
+"""Wall-clock generation speed of gesso and of transformers on one checkpoint.
+
+Same prompts, same steps, same threads; the adaptive stop is off and stop tokens are ignored, so
+every contender does the same number of forwards. The contenders take turns within each round:
+what disturbs the machine disturbs all of them, and a ratio is of medians over the rounds.
+"""
+
+from __future__ import annotations
+
+import itertools
+import platform
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+import gesso
+from gesso.checkpoint import resolve
+from gesso.generation.model import DiffusionGemma, load
+from gesso.tasks import get_task
+
+_PROMPTS = 6
+
+
+class Contender(Protocol):
+    """Something that answers a prompt of token ids with whole canvases."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def dtype(self) -> str: ...
+
+    def generate(self, prompt_ids: Sequence[int], *, steps: int, new_tokens: int) -> int:
+        """Answer and return how many tokens were written."""
+        ...
+
+
+class Gesso:
+    name = "gesso"
+
+    def __init__(self, source: str, dtype: str) -> None:
+        self.dtype = dtype
+        self._model: DiffusionGemma = load(source, dtype=dtype, device="cpu")
+
+    def generate(self, prompt_ids: Sequence[int], *, steps: int, new_tokens: int) -> int:
+        result = self._model.generate_ids(
+            prompt_ids,
+            max_new_tokens=new_tokens,
+            max_denoising_steps=steps,
+            adaptive_stop=False,
+            ignore_stop_tokens=True,
+        )
+        return len(result.token_ids)
+
+
+def bench_generate(
+    source: str,
+    *,
+    peer: str | None = None,
+    steps: int = 16,
+    rounds: int = 5,
+    threads: int | None = None,
+    canvases: int = 2,
+    on_round: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Any]:
+    """A report that serialises to JSON: "contenders" with tokens per second, and "ratios".
+
+    peer: "transformers" or None. rounds: how often each contender runs over all prompts, after one
+    run that is not counted. ValueError for an unknown peer, or one that is not installed.
+    """
+    for name, value in (("steps", steps), ("rounds", rounds), ("canvases", canvases)):
+        if value < 1:
+            raise ValueError(f"{name}: got {value}; expected at least 1")
+    if threads is not None:
+        torch.set_num_threads(threads)
+    folder = resolve(source)
+    first = Gesso(source, "float32")
+    contenders: list[Contender] = [first, Gesso(source, "bfloat16")]
+    notes: list[str] = []
+    if peer is not None:
+        contenders += _peers(peer, folder, notes)
+    length = first._model.network.config.canvas_length
+    prompts = _prompts(first._model)
+    work = {"steps": steps, "new_tokens": canvases * length}
+    seconds: dict[Contender, list[float]] = {contender: [] for contender in contenders}
+    tokens = len(prompts) * canvases * length
+    for done in range(rounds + 1):
+        for contender in list(seconds):
+            try:
+                taken = _time(contender, prompts, **work)
+            except Exception as error:  # a peer's failure is a finding, not the end of the run
+                if isinstance(contender, Gesso):
+                    raise
+                notes.append(f"{contender.name} {contender.dtype} failed: {_first_line(error)}")
+                del seconds[contender]
+                continue
+            if done:
+                seconds[contender].append(taken)
+        on_round(done, rounds)
+    forwards = len(prompts) * canvases * steps
+    rows = [_row(contender, times, tokens, forwards) for contender, times in seconds.items()]
+    return {
+        "bench": "generate",
+        "model": str(source),
+        "prompts": len(prompts),
+        "prompt_tokens": [len(p) for p in prompts],
+        "new_tokens": canvases * length,
+        "steps": steps,
+        "rounds": rounds,
+        "contenders": rows,
+        "ratios": _ratios(rows),
+        "notes": notes,
+        "environment": _environment(),
+    }
+
+
+def _time(contender: Contender, prompts: Sequence[list[int]], **work: int) -> float:
+    started = time.perf_counter()
+    for prompt in prompts:
+        written = contender.generate(prompt, **work)
+        assert written == work["new_tokens"], f"{contender.name} wrote {written} tokens"
+    return time.perf_counter() - started
+
+
+def _prompts(model: DiffusionGemma) -> list[list[int]]:
+    examples = itertools.islice(get_task("extract").examples(split="names", seed=0), _PROMPTS)
+    return [model.processor.encode_prompt(example.prompt) for example in examples]
+
+
+def _peers(peer: str, folder: Path, notes: list[str]) -> list[Contender]:
+    if peer != "transformers":
+        raise ValueError(f"peer: got {peer!r}; known is 'transformers'")
+    try:
+        from gesso.bench.transformers_peer import transformers_contenders
+    except ImportError as error:
+        raise ValueError(
+            f"peer: transformers is not installed ({error}); pip install 'gesso[dev]'"
+        ) from None
+    return transformers_contenders(folder, notes)
+
+
+def _row(
+    contender: Contender, times: Sequence[float], tokens: int, forwards: int
+) -> dict[str, Any]:
+    median = statistics.median(times)
+    return {
+        "name": contender.name,
+        "dtype": contender.dtype,
+        "seconds_all": list(times),
+        "tokens_per_second_median": tokens / median,
+        "tokens_per_second_all": [tokens / t for t in times],
+        "ms_per_forward_median": median / forwards * 1e3,
+    }
+
+
+def _ratios(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """gesso over its peers: best against best, and dtype by dtype against the peer's best."""
+
+    def best(ours: bool, dtype: str | None = None) -> float | None:
+        speeds = [
+            row["tokens_per_second_median"]
+            for row in rows
+            if (row["name"] == "gesso") == ours and dtype in (None, row["dtype"])
+        ]
+        return max(speeds, default=None)
+
+    ratios: dict[str, float] = {}
+    for name, dtype in (("best", None), ("float32", "float32"), ("bfloat16", "bfloat16")):
+        ours, theirs = best(True, dtype), best(False, dtype)
+        if ours and theirs:
+            ratios[name] = ours / theirs
+    return ratios
+
+
+def _environment() -> dict[str, Any]:
+    return {
+        "gesso": gesso.__version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "threads": torch.get_num_threads(),
+        "machine": platform.machine(),
+        "cpu": _cpu_name(),
+    }
+
+
+def _cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    names = (
+        [
+            line.split(":", 1)[1].strip()
+            for line in info.read_text().splitlines()
+            if line.startswith("model name")
+        ]
+        if info.exists()
+        else []
+    )
+    return names[0] if names else platform.processor()
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"

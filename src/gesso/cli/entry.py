@@ -1,0 +1,98 @@
+"""`gesso`: finds the command, runs it, and turns every failure into one line and an exit code.
+
+    0  done
+    1  a failure of ours
+    2  a user's mistake
+    130  Ctrl-C
+    141  whoever read the output has gone (as with `| head`)
+
+argparse, and not a library that makes options out of types: `--help` then takes no time, and an
+error is one line like all others.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import NoReturn
+
+import gesso
+from gesso.cli import bench, chat, evaluate, generate, info, train
+
+_ABOUT = "Runtime and fine-tuning toolkit for DiffusionGemma, the block-diffusion language model."
+
+_COMMANDS = (generate, chat, info, train, evaluate, bench)
+
+
+class _UsageError(ValueError):
+    """A command line that does not parse."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise _UsageError(f"{message}; see {self.prog} --help")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line, by default this process's own; returns the exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        code = _run(words)
+        sys.stdout.flush()
+        return code
+    except SystemExit as done:  # argparse, after --help and --version
+        return int(done.code or 0)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        _drop_stdout()
+        return 141
+    except Exception as error:
+        if "--debug" in words:
+            traceback.print_exc()
+        print(f"gesso: {_line(error)}", file=sys.stderr)
+        return 2 if isinstance(error, ValueError) else 1
+
+
+def parser() -> argparse.ArgumentParser:
+    """All commands and their options."""
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument(
+        "--debug", action="store_true", help="show where an error comes from, not only its line"
+    )
+    top = _Parser(prog="gesso", description=_ABOUT, allow_abbrev=False)
+    top.add_argument("--version", action="version", version=f"gesso {gesso.__version__}")
+    commands = top.add_subparsers(title="commands", metavar="COMMAND", dest="command")
+    for command in _COMMANDS:
+        command.add(commands, parents=[shared])
+    return top
+
+
+def _run(words: Sequence[str]) -> int:
+    top = parser()
+    args = top.parse_args(words)
+    if args.command is None:
+        top.print_help()
+        return 0
+    code = args.run(args)
+    assert isinstance(code, int)
+    return code
+
+
+def _line(error: Exception) -> str:
+    """The error on one line; what is not a user's mistake says its kind, and how to see more."""
+    text = " ".join(str(error).split())
+    if isinstance(error, ValueError):
+        return text
+    kind = type(error).__name__
+    return f"{kind}: {text} (--debug shows where)" if text else f"{kind} (--debug shows where)"
+
+
+def _drop_stdout() -> None:
+    """So that the interpreter does not fail once more when it flushes at its end."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

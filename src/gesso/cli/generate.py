@@ -1,0 +1,118 @@
+"""`gesso generate`: one prompt, one answer.
+
+On a terminal the canvas is live; in a pipe there is the text and nothing else, canvas by canvas.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from gesso.cli.options import (
+    Commands,
+    add_generation,
+    add_model,
+    generation_options,
+    load_model,
+)
+
+if TYPE_CHECKING:
+    from gesso.generation.events import Result
+    from gesso.generation.model import DiffusionGemma, Prompt
+
+
+def add(commands: Commands, *, parents: Sequence[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "generate",
+        parents=parents,
+        help="answer a prompt",
+        allow_abbrev=False,
+        description="Answer a prompt. Text on stdin is put after PROMPT, on a line of its own.",
+    )
+    parser.add_argument("prompt", nargs="?", metavar="PROMPT")
+    add_model(parser)
+    add_generation(parser)
+    parser.add_argument("--raw", action="store_true", help="the prompt as it stands, no template")
+    parser.add_argument("--json", action="store_true", help="the whole result as one JSON object")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    text = _prompt_text(args.prompt)
+    options = generation_options(args) | {"raw": args.raw}
+    prompt = _prompt(text, args)
+    model = load_model(args)
+    if args.json:
+        result = model.generate(prompt, **options)
+        print(json.dumps(_to_json(result, args), ensure_ascii=False))
+        return 0
+    return answer(model, prompt, watch=args.watch, options=options)
+
+
+def answer(model: DiffusionGemma, prompt: Prompt, *, watch: float, options: dict[str, Any]) -> int:
+    from gesso.terminal.screen import console_for, is_terminal
+
+    if not is_terminal(sys.stdout):
+        print_stream(model, prompt, options)
+        return 0
+    from gesso.terminal.live import show
+
+    result = show(model, prompt, console=console_for(sys.stdout), watch=watch, **options)
+    return 130 if result.finish_reason == "cancelled" else 0
+
+
+def print_stream(model: DiffusionGemma, prompt: Prompt, options: dict[str, Any]) -> Result:
+    """The answer's text alone, each canvas when it is finished, and a newline at the end."""
+    from gesso.generation.events import Draft, End
+
+    last = ""
+    for event in model.stream(prompt, **options):
+        if isinstance(event, Draft):
+            continue
+        print(event.text, end="", flush=True)
+        last = event.text or last
+        if isinstance(event, End):
+            print("" if last.endswith("\n") else "\n", end="", flush=True)
+            return event.result
+    raise AssertionError("a stream ends with End")
+
+
+def _prompt_text(argument: str | None) -> str:
+    """The argument, and what is piped in after it."""
+    piped = "" if sys.stdin.isatty() else sys.stdin.read().rstrip("\n")
+    parts = [part for part in (argument, piped) if part]
+    if not parts:
+        raise ValueError('no prompt; give one as in gesso generate "...", or pipe it in')
+    return "\n".join(parts)
+
+
+def _prompt(text: str, args: argparse.Namespace) -> Prompt:
+    if args.system is None:
+        return text
+    if args.raw:
+        raise ValueError(
+            "--system is put in place by the chat template, which --raw leaves out; "
+            "drop one of the two"
+        )
+    return [{"role": "system", "content": args.system}, {"role": "user", "content": text}]
+
+
+def _to_json(result: Result, args: argparse.Namespace) -> dict[str, Any]:
+    stats = result.stats
+    return dict(
+        text=result.text,
+        reasoning=result.reasoning,
+        tool_calls=[call._asdict() for call in result.tool_calls],
+        token_ids=list(result.token_ids),
+        finish_reason=result.finish_reason,
+        stats=asdict(stats)
+        | dict(
+            tokens_per_forward=stats.tokens_per_forward, tokens_per_second=stats.tokens_per_second
+        ),
+        model=args.model,
+        seed=args.seed,
+    )

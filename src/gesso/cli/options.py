@@ -1,0 +1,99 @@
+"""Options that several commands share, and what is made of them."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gesso.generation.model import DiffusionGemma
+
+# What a command's `add` gets: where its parser goes. argparse keeps the type to itself.
+Commands = Any
+
+_NUMBERS: tuple[tuple[str, type, str], ...] = (
+    ("max-new-tokens", int, "most tokens of the answer"),
+    ("max-denoising-steps", int, "most steps a canvas may take"),
+    ("entropy-bound", float, "nats that the tokens accepted in one step may hold together"),
+    ("temperature-start", float, "temperature of a canvas's first step"),
+    ("temperature-end", float, "temperature of its last step"),
+    ("stability", int, "earlier drafts that must equal the last one before a canvas may end"),
+    ("confidence", float, "mean entropy, in nats, below which a canvas may end"),
+    ("time-budget", float, "seconds after which the canvas in work is finished as it stands"),
+)
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model",
+        default="tiny",
+        metavar="M",
+        help="a checkpoint's folder, a hub id, or tiny, the embedded one (default)",
+    )
+    parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, ...")
+    parser.add_argument("--dtype", default="auto", help="auto (default), float32 or bfloat16")
+    add_threads(parser)
+
+
+def add_threads(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads; by default all")
+
+
+def add_generation(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("generation", "by default as the checkpoint says")
+    for name, kind, text in _NUMBERS:
+        group.add_argument(f"--{name}", type=kind, metavar="N", help=text)
+    group.add_argument("--seed", type=int, default=0, metavar="N", help="of all randomness (0)")
+    group.add_argument(
+        "--no-adaptive-stop", action="store_true", help="every canvas takes all its steps"
+    )
+    group.add_argument(
+        "--stop", action="append", default=[], metavar="TEXT", help="ends the answer; repeatable"
+    )
+    group.add_argument("--system", metavar="TEXT", help="the system message")
+    group.add_argument("--thinking", action="store_true", help="let the model reason first")
+    group.add_argument(
+        "--mode",
+        choices=("diffusion", "autoregressive"),
+        default="diffusion",
+        help="canvases (default), or the same weights token by token",
+    )
+    group.add_argument(
+        "--watch",
+        type=float,
+        default=0.08,
+        metavar="SECONDS",
+        help="hold each draft at least this long on a terminal (0.08)",
+    )
+
+
+def load_model(args: argparse.Namespace) -> DiffusionGemma:
+    from gesso.generation.model import load
+
+    set_threads(args)
+    return load(args.model, device=args.device, dtype=args.dtype)
+
+
+def set_threads(args: argparse.Namespace) -> None:
+    if args.threads is None:
+        return
+    if args.threads < 1:
+        raise ValueError(f"--threads: got {args.threads}; expected at least 1")
+    import torch
+
+    torch.set_num_threads(args.threads)
+
+
+def generation_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Keywords for `DiffusionGemma.stream`."""
+    if args.watch < 0:
+        raise ValueError(f"--watch: got {args.watch}; expected 0 or more seconds")
+    names = (name.replace("-", "_") for name, _, _ in _NUMBERS)
+    given = {name: value for name in names if (value := getattr(args, name)) is not None}
+    return given | dict(
+        seed=args.seed,
+        stop=tuple(args.stop),
+        adaptive_stop=not args.no_adaptive_stop,
+        thinking=args.thinking,
+        mode=args.mode,
+    )

@@ -1,0 +1,168 @@
+"""`gesso train`: run a recipe in a folder.
+
+A folder that holds a run is continued, never overwritten. `--resume` insists on a run to continue,
+`--fresh` on a folder without one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import shlex
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from gesso.cli.options import Commands, add_threads, set_threads
+
+if TYPE_CHECKING:
+    from gesso.training.config import TrainConfig
+    from gesso.training.trainer import StepLog, Trainer
+
+
+class _StoppedError(Exception):
+    """Ctrl-C, told between two steps."""
+
+
+def add(commands: Commands, *, parents: Sequence[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "train",
+        parents=parents,
+        help="train from a recipe",
+        allow_abbrev=False,
+        description="Train from a recipe. A folder that holds a run is continued; Ctrl-C saves.",
+    )
+    parser.add_argument(
+        "recipe",
+        type=Path,
+        metavar="RECIPE",
+        help="a Python file with a function recipe() that returns a TrainConfig",
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the run's folder")
+    parser.add_argument("--steps", type=int, metavar="N", help="in place of the recipe's")
+    parser.add_argument("--seed", type=int, metavar="N", help="in place of the recipe's")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--resume", action="store_true", help="DIR must hold a run to continue")
+    which.add_argument("--fresh", action="store_true", help="DIR must not hold a run")
+    add_threads(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    _check_folder(args)
+    set_threads(args)
+    given = {name: getattr(args, name) for name in ("steps", "seed")}
+    changes = {name: value for name, value in given.items() if value is not None}
+    config = replace(load_recipe(args.recipe), **changes)
+    from gesso.training.trainer import Trainer
+
+    trainer = Trainer(config, args.out)
+    if trainer.resume():
+        print(f"resuming at step {trainer.step:,} of {config.steps:,}", file=sys.stderr)
+    if not _train(trainer):
+        _say_how_to_resume(trainer.step, args)
+        return 130
+    print(f"checkpoint: {args.out / 'checkpoint'}")
+    return 0
+
+
+def load_recipe(path: Path) -> TrainConfig:
+    """What the file's function `recipe` returns.
+
+    The folder above the recipe's own is importable meanwhile: recipes import each other as
+    `from recipes.x import y`. ValueError: no such file or function, or a fault in it.
+    """
+    from gesso.training.config import TrainConfig
+
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; a recipe is a file with a function recipe()")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"{path}: not a Python file; the name of a recipe ends in .py")
+    module = importlib.util.module_from_spec(spec)
+    above = str(path.resolve().parent.parent)
+    # Last, so that no file of that folder hides a module of the same name.
+    sys.path.append(above)
+    try:
+        spec.loader.exec_module(module)
+        make = getattr(module, "recipe", None)
+        if not callable(make):
+            raise ValueError(f"{path}: no function recipe(); define one that returns a TrainConfig")
+        config = make()
+    except (ValueError, KeyboardInterrupt):
+        raise
+    except Exception as error:
+        raise ValueError(f"{path}: the recipe fails: {type(error).__name__}: {error}") from error
+    finally:
+        sys.path.remove(above)
+    if not isinstance(config, TrainConfig):
+        got = type(config).__name__
+        raise ValueError(f"{path}: recipe() returns {got}; expected a TrainConfig")
+    return config
+
+
+def _check_folder(args: argparse.Namespace) -> None:
+    holds_run = (args.out / "state.safetensors").exists()
+    if args.fresh and holds_run:
+        raise ValueError(
+            f"{args.out}: holds a run, and --fresh overwrites nothing; "
+            "give another folder, remove this one, or drop --fresh to continue it"
+        )
+    if args.resume and not holds_run:
+        raise ValueError(f"{args.out}: holds no run to resume; drop --resume to begin one")
+
+
+def _train(trainer: Trainer) -> bool:
+    """Train to the end; False when Ctrl-C ended it, with the state saved."""
+    from gesso.terminal.progress import TrainingBar
+
+    with (
+        _deferred_interrupt() as pressed,
+        TrainingBar(done=trainer.step, total=trainer.config.steps) as bar,
+    ):
+
+        def on_step(log: StepLog) -> None:
+            bar.step(log)
+            if pressed:
+                raise _StoppedError
+
+        try:
+            trainer.run(on_step=on_step)
+        except _StoppedError:
+            trainer.save()
+            return False
+    return True
+
+
+@contextmanager
+def _deferred_interrupt() -> Iterator[list[int]]:
+    """Notes the first Ctrl-C in the list it gives; a second one interrupts as usual.
+
+    In the middle of an update the weights are not a state to save; between two steps they are.
+    """
+    pressed: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        pressed.append(number)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield pressed
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _say_how_to_resume(step: int, args: argparse.Namespace) -> None:
+    words = ["gesso", "train", str(args.recipe), "--out", str(args.out)]
+    words += [
+        f"--{name}={value}"
+        for name in ("steps", "seed", "threads")
+        if (value := getattr(args, name)) is not None
+    ]
+    print(f"stopped after step {step:,}; to resume: {shlex.join(words)}", file=sys.stderr)

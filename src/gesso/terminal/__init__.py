@@ -1,0 +1,1 @@
+"""What a person sees: the live canvas, progress bars, tables. The only home of `rich`."""

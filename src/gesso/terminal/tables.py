@@ -1,0 +1,140 @@
+"""Reports as tables: ruled on a terminal, aligned columns in a pipe."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+from gesso.terminal.screen import console_for, is_terminal, printable
+
+_UNITS = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K"))
+
+
+def print_info(about: Mapping[str, Any]) -> None:
+    """What `gesso info` knows of a checkpoint."""
+    table = Table.grid(padding=(0, 3))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in _info_rows(about):
+        table.add_row(name, printable(value))
+    console_for(sys.stdout).print(table)
+
+
+def print_evaluation(report: Mapping[str, Any]) -> None:
+    """Accuracy beside its cost, a row a run; then the share of exact answers by kind."""
+    runs = report["runs"]
+    names = [name for name in runs[0]["verdicts"] if name != "exact"] if runs else []
+    heads = ["split", "mode", "n", "exact", *names, "steps", "tok/forward", "tok/s", "ex/s", "cap"]
+    rows = [
+        [
+            run["split"],
+            run["mode"],
+            f"{run['n']:,}",
+            _share(run["exact"]),
+            *(_share(run["verdicts"][name]) for name in names),
+            f"{run['steps_per_canvas']:.1f}",
+            f"{run['tokens_per_forward']:.2f}",
+            f"{run['tokens_per_second']:,.0f}",
+            f"{run['examples_per_second']:.1f}",
+            _share(run["hit_step_cap"]),
+        ]
+        for run in runs
+    ]
+    _print(heads, rows, text=2)
+    kinds = sorted({kind for run in runs for kind in run["by"]})
+    if kinds:
+        print()
+        by = [[run["by"].get(kind) for kind in kinds] for run in runs]
+        cells = [[_share(c["exact"]) if c else "" for c in row] for row in by]
+        starts = [[run["split"], run["mode"]] for run in runs]
+        rows = [start + row for start, row in zip(starts, cells, strict=True)]
+        _print(["exact by kind", "", *kinds], rows, text=2)
+
+
+def print_bench(report: Mapping[str, Any]) -> None:
+    """Medians and the range of the rounds, a row a contender; then the ratios."""
+    rows = [
+        [
+            entry["name"],
+            entry["dtype"],
+            f"{entry['tokens_per_second_median']:,.1f}",
+            "{:,.1f} to {:,.1f}".format(
+                min(entry["tokens_per_second_all"]), max(entry["tokens_per_second_all"])
+            ),
+            f"{entry['ms_per_forward_median']:,.2f}",
+        ]
+        for entry in report["contenders"]
+    ]
+    _print(["", "dtype", "tok/s, median", "range", "ms/forward"], rows, text=2)
+    for name, ratio in report["ratios"].items():
+        print(f"{name}: {ratio:.2f}")
+
+
+def _print(heads: Sequence[str], rows: Sequence[Sequence[str]], *, text: int) -> None:
+    """The first `text` columns are words, the others numbers."""
+    watched = is_terminal(sys.stdout)
+    table = Table(box=box.SIMPLE_HEAD if watched else None, pad_edge=False, padding=(0, 2, 0, 0))
+    for place, head in enumerate(heads):
+        table.add_column(head, justify="left" if place < text else "right", no_wrap=not watched)
+    for row in rows:
+        table.add_row(*row)
+    console_for(sys.stdout).print(table)
+
+
+def _info_rows(about: Mapping[str, Any]) -> list[tuple[str, str]]:
+    layers, attention = about["layers"], about["attention"]
+    experts, parameters = about["experts"], about["parameters"]
+    disk = about["bytes"]
+    return [
+        ("model", about["model"]),
+        ("folder", about["folder"]),
+        ("canvas", f"{about['canvas_length']:,} tokens"),
+        ("context", f"{about['context']:,} tokens"),
+        ("vocabulary", f"{about['vocabulary']:,} tokens"),
+        (
+            "layers",
+            f"{layers['total']}: {layers['sliding']} sliding (window {layers['window']:,}), "
+            f"{layers['full']} full",
+        ),
+        ("hidden", f"{about['hidden']:,}, feed-forward {about['feed_forward']:,}"),
+        (
+            "attention",
+            f"{attention['heads']} heads; keys and values: {attention['sliding_kv_heads']} of "
+            f"{attention['sliding_head_dim']} sliding, {attention['full_kv_heads']} of "
+            f"{attention['full_head_dim']} full",
+        ),
+        (
+            "experts",
+            f"{experts['total']} of {experts['feed_forward']:,}, {experts['active']} active "
+            "per token",
+        ),
+        (
+            "parameters",
+            f"{_short(parameters['total'])}: {_short(parameters['experts'])} in experts; "
+            f"{_short(parameters['active'])} active per token",
+        ),
+        ("weights", f"{_short(disk)}B on disk, {about['dtype']}" if disk else "none here"),
+        ("generation", ", ".join(f"{k} {_value(v)}" for k, v in about["generation"].items())),
+        ("chat template", "yes" if about["chat_template"] else "no"),
+        ("vision", "yes" if about["vision"] else "no"),
+    ]
+
+
+def _share(value: float) -> str:
+    return f"{100 * value:.1f}%"
+
+
+def _short(number: int) -> str:
+    """Three digits or so: 5.61M, 25.3B."""
+    for size, unit in _UNITS:
+        if number >= size:
+            return f"{number / size:.3g}{unit}"
+    return str(number)
+
+
+def _value(value: object) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

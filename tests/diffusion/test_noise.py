@@ -1,0 +1,52 @@
+import pytest
+import torch
+
+from gesso.diffusion.noise import corrupt
+
+VOCAB = 64
+
+
+def noisy(level: float | list[float], *, rows: int = 4, length: int = 20_000, seed: int = 0):
+    tokens = torch.arange(rows * length).view(rows, length) % VOCAB
+    levels = torch.tensor([level] * rows if isinstance(level, float) else level)
+    generator = torch.Generator().manual_seed(seed)
+    return tokens, corrupt(tokens, levels, vocab_size=VOCAB, generator=generator)
+
+
+def test_at_level_0_it_is_the_identity() -> None:
+    tokens, corrupted = noisy(0.0)
+    assert torch.equal(tokens, corrupted)
+
+
+def test_at_level_1_it_is_the_prior() -> None:
+    """Uniform over the whole vocabulary, and nothing is left of the tokens."""
+    tokens, corrupted = noisy(1.0)
+    counts = torch.bincount(corrupted.flatten(), minlength=VOCAB).double()
+    assert len(counts) == VOCAB
+    expected = tokens.numel() / VOCAB
+    # Chi-square, 63 degrees of freedom: six deviations above the mean.
+    assert float((counts - expected).square().sum() / expected) < 63 + 6 * (2 * VOCAB) ** 0.5
+    assert float((tokens == corrupted).double().mean()) == pytest.approx(1 / VOCAB, abs=0.003)
+
+
+@pytest.mark.parametrize("level", [0.1, 0.5, 0.9])
+def test_rate(level: float) -> None:
+    """A token changes with probability t (1 - 1/V): a redraw may give the same one."""
+    tokens, corrupted = noisy(level)
+    changed = float((tokens != corrupted).double().mean())
+    assert changed == pytest.approx(level * (1 - 1 / VOCAB), abs=0.009)  # five deviations
+
+
+def test_each_row_has_its_own_level() -> None:
+    tokens, corrupted = noisy([0.0, 1.0, 0.25, 0.0])
+    assert torch.equal(tokens[[0, 3]], corrupted[[0, 3]])
+    changed = (tokens != corrupted).double().mean(1).tolist()
+    assert changed[1] > 0.97
+    assert changed[2] == pytest.approx(0.246, abs=0.02)
+
+
+def test_the_generator_decides_and_the_tokens_stay_as_they_are() -> None:
+    tokens, first = noisy(0.5, seed=1)
+    assert torch.equal(tokens, torch.arange(tokens.numel()).view_as(tokens) % VOCAB)
+    assert torch.equal(first, noisy(0.5, seed=1)[1])
+    assert not torch.equal(first, noisy(0.5, seed=2)[1])

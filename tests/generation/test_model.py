@@ -1,0 +1,77 @@
+"""gesso.load on a checkpoint folder, and generate as the fold of stream."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import gesso
+from gesso.checkpoint import save_checkpoint
+from gesso.generation.events import Commit, Draft, End
+from gesso.generation.model import DiffusionGemma
+
+TINY = Path(gesso.__file__).parent / "assets" / "tiny"
+
+
+@pytest.fixture
+def folder(dg: DiffusionGemma, tmp_path: Path) -> Path:
+    save_checkpoint(dg.network, tmp_path / "random", generation=dg.generation, processor=TINY)
+    return tmp_path / "random"
+
+
+def test_load_gives_what_was_saved(dg: DiffusionGemma, folder: Path) -> None:
+    for source in (folder, str(folder)):
+        loaded = gesso.load(source, device="cpu")
+        assert isinstance(loaded, gesso.DiffusionGemma)
+        assert loaded.generation == dg.generation
+        assert loaded.network.dtype == torch.float32
+        assert not loaded.network.training
+        saved = dg.network.state_dict()
+        assert all(torch.equal(saved[k], v) for k, v in loaded.network.state_dict().items())
+    keys = dict(seed=3, max_new_tokens=8)
+    assert loaded.generate("hello", **keys).token_ids == dg.generate("hello", **keys).token_ids
+
+
+def test_dtype(folder: Path) -> None:
+    assert gesso.load(folder, dtype="bfloat16").network.dtype == torch.bfloat16
+    result = gesso.load(folder, dtype="bfloat16").generate("hello", max_new_tokens=6)
+    assert len(result.token_ids) <= 6
+    with pytest.raises(ValueError, match="dtype: got 'int8'; expected auto, float32 or bfloat16"):
+        gesso.load(folder, dtype="int8")
+    with pytest.raises(ValueError, match="device: got 'abacus'"):
+        gesso.load(folder, device="abacus")
+    with pytest.raises(ValueError, match="config"):
+        gesso.load(folder.parent)
+
+
+def test_generate_is_the_fold_of_stream(dg: DiffusionGemma) -> None:
+    keys = dict(seed=11, max_new_tokens=12, ignore_stop_tokens=True)
+    result = dg.generate("hello", **keys)
+    events = list(dg.stream("hello", **keys))
+    end = events[-1]
+    assert isinstance(end, End)
+    commits = [event for event in events if isinstance(event, Commit)]
+    assert "".join(c.text for c in commits) + end.text == result.text == end.result.text
+    assert tuple(i for c in commits for i in c.token_ids) == result.token_ids
+    assert end.result.stats.steps == result.stats.steps == tuple(c.steps for c in commits)
+    assert sum(isinstance(event, Draft) for event in events) == result.stats.forwards
+
+
+def test_a_string_is_one_user_turn(dg: DiffusionGemma) -> None:
+    keys = dict(seed=1, max_new_tokens=6)
+    as_messages = dg.generate([{"role": "user", "content": "hello"}], **keys)
+    as_string = dg.generate("hello", **keys)
+    assert as_string.token_ids == as_messages.token_ids
+    assert as_string.stats.prompt_tokens == as_messages.stats.prompt_tokens
+    ids = dg.processor.encode_prompt("hello")
+    assert dg.generate_ids(ids, **keys).token_ids == as_string.token_ids
+    raw = dg.generate("hello", raw=True, **keys)
+    assert raw.stats.prompt_tokens == len(dg.processor.encode_prompt("hello", raw=True))
+    assert raw.stats.prompt_tokens < as_string.stats.prompt_tokens
+
+
+def test_exactly_as_many_tokens_as_asked_for(dg: DiffusionGemma) -> None:
+    result = dg.generate("hello", max_new_tokens=7, ignore_stop_tokens=True)
+    assert result.stats.new_tokens == len(result.token_ids) == 7
+    assert result.stats.tokens_per_second > 0
+    assert result.stats.tokens_per_forward == 7 / result.stats.forwards
