@@ -32,8 +32,8 @@ def recipe() -> TrainConfig:
     if not (PROCESSOR / "tokenizer.json").exists():
         write_tokenizer(PROCESSOR)
     return TrainConfig(
-        steps=3600,
-        batch_size=64,
+        steps=4000,
+        batch_size=32,
         tasks=TASKS,
         processor=PROCESSOR,
         model=model_config(),

@@ -15,7 +15,7 @@ def run(stability: int, drafts: list[list[int]], entropy: float = 0.0) -> list[b
         earlier = torch.tensor(history).view(1, rule.memory, L)
         verdict = rule(torch.tensor([draft]), earlier, torch.full((1, L), entropy))
         verdicts.append(bool(verdict))
-        history = (history + [draft])[1:] if rule.memory else []
+        history = [*history, draft][1:] if rule.memory else []
     return verdicts
 
 

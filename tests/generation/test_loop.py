@@ -18,7 +18,12 @@ from gesso.generation.request import Parameters, make_request
 L = 5  # the canvas length of the small network
 STEPS = 3
 # Shorter and longer than the window of 6, and than one another.
-PROMPTS = ["<bos>a", "<bos>a name", "<bos>seven words are longer than the window", "<bos>" + "x " * 40]
+PROMPTS = [
+    "<bos>a",
+    "<bos>a name",
+    "<bos>seven words are longer than the window",
+    "<bos>" + "x " * 40,
+]
 
 
 def plain(result: Result) -> tuple:
@@ -40,7 +45,7 @@ def answer_of(dg: DiffusionGemma, prompt: str = "<bos>a name", **keys) -> Result
     return events_of(dg, prompt, **keys)[-1].result
 
 
-def check_events(events: list, *, steps: int | None = None) -> None:
+def check_events(events: list) -> None:
     """Draft.. Commit .. End; whatever was asked for, what is streamed joins to the result."""
     ends = [event for event in events if isinstance(event, End)]
     assert [type(events[-1]), len(ends)] == [End, 1]
@@ -144,21 +149,10 @@ def test_a_stop_token_at_the_very_end_is_a_stop(dg: DiffusionGemma) -> None:
 # Stop strings.
 
 
-def check_stopped(dg: DiffusionGemma, free: Result, stops: list[str], **keys) -> Result:
-    """The free answer's text up to the stop string that begins first."""
-    result = answer_of(dg, stop=stops, **keys)
-    places = [free.text.find(s) for s in stops if s in free.text]
-    if not places:
-        assert plain(result) == plain(free)
-        return result
-    assert result.finish_reason == "stop"
-    assert not any(s in result.text for s in stops)
-    assert result.token_ids == free.token_ids[: len(result.token_ids)]
-    return result
-
-
 def test_a_stop_string_inside_a_canvas_across_two_and_at_the_start(dg: DiffusionGemma) -> None:
-    free = answer_of(dg, max_new_tokens=2 * L)
+    keys = dict(seed=0, max_new_tokens=2 * L)
+    while "\ufffd" in (free := answer_of(dg, **keys)).text:
+        keys["seed"] += 1  # half a character reads differently when it is the end
     first = dg.processor.parse(free.token_ids[:L]).text
     assert len(free.text) > len(first) > 6
     for begin, end in (
@@ -166,11 +160,14 @@ def test_a_stop_string_inside_a_canvas_across_two_and_at_the_start(dg: Diffusion
         (0, 3),
         (3, 5),
         (len(first) - 2, len(first)),
+        (len(first) - 1, len(first) + 1),
         (len(first) - 2, len(first) + 2),
         (len(first), len(first) + 2),
     ):
         stop = free.text[begin:end]
-        result = check_stopped(dg, free, [stop], max_new_tokens=2 * L)
+        result = answer_of(dg, stop=[stop], **keys)
+        assert result.finish_reason == "stop"
+        assert result.token_ids == free.token_ids[: len(result.token_ids)]
         assert result.text == free.text[: free.text.find(stop)]
         # No token more than it takes to spell the stop string.
         reading = dg.processor.parse(free.token_ids[: len(result.token_ids) - 1]).text
@@ -198,9 +195,7 @@ def test_any_stop_strings_of_the_answers_own_text(dg: DiffusionGemma, data, seed
     spans = st.tuples(st.integers(0, len(free.text) - 1), st.integers(1, 8))
     picked = data.draw(st.lists(spans, min_size=1, max_size=3))
     tails = data.draw(st.lists(st.sampled_from(["", "", "\0"]), min_size=3, max_size=3))
-    stops = [
-        free.text[at : at + n] + tail for (at, n), tail in zip(picked, tails, strict=False)
-    ]
+    stops = [free.text[at : at + n] + tail for (at, n), tail in zip(picked, tails, strict=False)]
     events = list(fold(dg, free.token_ids, stop=stops))
     result = events[-1].result
     assert "".join(event.text for event in events) == result.text
@@ -367,8 +362,6 @@ def test_a_committed_canvas_is_as_if_it_had_been_in_the_prompt(
         for got, want in zip(stacked[0].layer(layer), expected, strict=True):
             # Two passes instead of one: the rounding of sums of 40 products of about 1.
             torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
-
-
 
 
 def test_a_generator_left_half_way_harms_nothing(dg: DiffusionGemma) -> None:

@@ -86,7 +86,7 @@ def test_bad_prompts(dg: DiffusionGemma, prompt: object, raw: bool) -> None:
     if raw and isinstance(prompt, str) and prompt:
         return  # taken as it stands
     for call in (dg.generate, dg.stream, lambda p, **keys: dg.generate_batch(["good", p], **keys)):
-        with pytest.raises(ValueError, match="empty|messages|raw=True"):
+        with pytest.raises(ValueError, match=r"empty|messages|raw=True"):
             call(prompt, raw=raw)
 
 
@@ -101,7 +101,7 @@ def test_unknown_names(dg: DiffusionGemma) -> None:
 
 @pytest.mark.parametrize("prompts", [[], (), "hello", {"role": "user", "content": "x"}])
 def test_a_batch_is_a_list_of_prompts(dg: DiffusionGemma, prompts: object) -> None:
-    with pytest.raises(ValueError, match="prompts: got .*list of at least one prompt"):
+    with pytest.raises(ValueError, match=r"prompts: got .*list of at least one prompt"):
         dg.generate_batch(prompts)
 
 
@@ -120,9 +120,7 @@ def test_bad_seeds_in_a_batch(dg: DiffusionGemma) -> None:
 
 
 def request(dg: DiffusionGemma, ids: list[int], **keys):
-    return make_request(
-        ids, Parameters(**keys), model=dg.network.config, defaults=dg.generation
-    )
+    return make_request(ids, Parameters(**keys), model=dg.network.config, defaults=dg.generation)
 
 
 @pytest.mark.parametrize("bad", [-1, VOCAB, 262_143])

@@ -101,14 +101,15 @@ def test_trace(case, network, processor, recording):
     parameters = Parameters(
         # The reference returns whole canvases, whatever was asked.
         max_new_tokens=blocks.shape[1] * length,
-        max_denoising_steps=meta["max_denoising_steps"], entropy_bound=meta["sampler_config"],
-        temperature_start=meta["t_max"], temperature_end=meta["t_min"],
-        stability=meta["stability_threshold"], confidence=meta["confidence_threshold"],
+        max_denoising_steps=meta["max_denoising_steps"],
+        entropy_bound=meta["sampler_config"],
+        temperature_start=meta["t_max"],
+        temperature_end=meta["t_min"],
+        stability=meta["stability_threshold"],
+        confidence=meta["confidence_threshold"],
     )
     requests = [
-        make_request(
-            ids[mask.bool()].tolist(), parameters, model=network.config, defaults=defaults
-        )
+        make_request(ids[mask.bool()].tolist(), parameters, model=network.config, defaults=defaults)
         for ids, mask in zip(get["input_ids"], get["attention_mask"], strict=True)
     ]
     seen = 0
@@ -134,8 +135,10 @@ def test_a_wrong_draw_changes_the_trace(network, processor, recording):
     initial = [tokens + 1 for tokens in draws.tensors[0]]
     draws = RecordedDraws(initial, *draws.tensors[1:], draws.rows)
     request = make_request(
-        recording["gen1/input_ids"][0].tolist(), Parameters(max_new_tokens=6),
-        model=network.config, defaults=read_generation_config(FOLDER),
+        recording["gen1/input_ids"][0].tolist(),
+        Parameters(max_new_tokens=6),
+        model=network.config,
+        defaults=read_generation_config(FOLDER),
     )
     first = next(iter(generate_events(network, processor, [request], draws=draws)))
     assert not torch.equal(first.tokens, drafts[0][0][0])

@@ -1,12 +1,16 @@
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from gesso.kernels.attention import attention
+from gesso.kernels.attention import attention, attention_reference
 
 # (B, H, K, n, S, D)
 SHAPES = [
-    (1, 1, 1, 1, 1, 1), (2, 4, 2, 5, 9, 8), (1, 6, 3, 3, 17, 7), (3, 5, 1, 7, 7, 16),
+    (1, 1, 1, 1, 1, 1),
+    (2, 4, 2, 5, 9, 8),
+    (1, 6, 3, 3, 17, 7),
+    (3, 5, 1, 7, 7, 16),
     (1, 4, 4, 2, 33, 12),
 ]
 
@@ -81,3 +85,44 @@ def test_gradients() -> None:
     for mine, theirs in zip(ours, exact, strict=True):
         assert mine.grad is not None
         torch.testing.assert_close(mine.grad.double(), theirs.grad, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("kind", ["all", "mask", "rows of columns", "causal"])
+def test_reference_and_fused_operator(shape: tuple[int, ...], kind: str) -> None:
+    """Value and gradients of the plain products are those of torch's own operator, in float64."""
+    query, key, value = (t.double() for t in draw(shape))
+    batch, heads, kv_heads, n, columns, _ = shape
+    if kind == "causal" and n != columns:
+        n = columns = min(n, columns)
+        query, key, value = query[:, :, :n], key[:, :, :n], value[:, :, :n]
+    mask = None
+    if kind in ("mask", "rows of columns"):
+        rows = n if kind == "mask" else 1
+        mask = torch.rand(batch, 1, rows, columns, generator=torch.Generator().manual_seed(4)) < 0.5
+        mask[..., -1] = True
+    results = []
+    for function in ("reference", "fused"):
+        leaves = [t.clone().requires_grad_() for t in (query, key, value)]
+        if function == "reference":
+            out = attention_reference(*leaves, mask=mask, causal=kind == "causal")
+        else:
+            out = F.scaled_dot_product_attention(
+                *leaves, attn_mask=mask, is_causal=kind == "causal", scale=1.0,
+                enable_gqa=heads != kv_heads,
+            )  # fmt: skip
+            out = out.transpose(1, 2).flatten(2)
+        out.pow(3).sum().backward()
+        results.append([out.detach(), *(leaf.grad for leaf in leaves)])
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-10)
+
+
+def test_the_two_paths_of_the_cpu_agree() -> None:
+    """With and without a gradient wanted."""
+    query, key, value = draw((2, 4, 2, 5, 9, 8))
+    mask = torch.ones(2, 1, 1, 9, dtype=torch.bool)
+    mask[1, ..., :4] = False
+    fused = attention(query, key, value, mask=mask)
+    with_gradient = attention(query.requires_grad_(), key, value, mask=mask)
+    torch.testing.assert_close(fused, with_gradient, rtol=0, atol=1e-5)

@@ -13,10 +13,23 @@ from torch import Tensor
 def corrupt(
     tokens: Tensor, level: Tensor, *, vocab_size: int, generator: torch.Generator
 ) -> Tensor:
-    """tokens (B, L) int64 at noise level (B,) in [0, 1] -> (B, L).
+    """tokens (B, L) int64 at noise levels in [0, 1], (B,) or one a position (B, L) -> (B, L).
 
     At level 0 it is the identity, at level 1 the prior. A redraw may give the same token again.
     """
-    redraw = torch.rand(tokens.shape, generator=generator) < level[:, None]
+    level = level.view(len(tokens), -1)  # (B, 1) or (B, L)
+    redraw = torch.rand(tokens.shape, generator=generator) < level
     noise = torch.randint(vocab_size, tokens.shape, generator=generator)
     return torch.where(redraw, noise, tokens)
+
+
+def ramp(middle: Tensor, width: Tensor, *, length: int) -> Tensor:
+    """Noise levels (B, length) that rise from 0 to 1 along the canvas.
+
+    middle (B,) in [0, 1] runs from all noise to all clean, width (B,) is the rise's share of the
+    canvas. A sampler that grows an answer from its beginning meets such canvases far more often
+    than an even level shows them.
+    """
+    place = (torch.arange(length) + 0.5) / length
+    start = middle * (1 + width) - width  # (B,)
+    return ((place - start[:, None]) / width[:, None]).clamp(0, 1)

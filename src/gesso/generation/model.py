@@ -96,8 +96,9 @@ class DiffusionGemma:
         elif seed is not None:
             raise ValueError("seed and seeds were both given; give seeds alone")
         elif isinstance(seeds, str | int):
-            raise ValueError(f"seeds: got {seeds!r}; a list with one whole number a prompt is "
-                             "expected")
+            raise ValueError(
+                f"seeds: got {seeds!r}; a list with one whole number a prompt is expected"
+            )
         elif len(seeds) != len(prompts):
             raise ValueError(f"seeds: got {len(seeds)} for {len(prompts)} prompts; give one each")
         requests = [

@@ -167,8 +167,9 @@ def _whole(name: str, value: object, *, low: int, high: int | None = None) -> No
 def _strings(name: str, value: object) -> tuple[str, ...]:
     listed = [value] if isinstance(value, str) else value
     if not isinstance(listed, list | tuple) or not all(isinstance(s, str) and s for s in listed):
-        raise ValueError(f"{name}: got {value!r}; expected a string that is not empty, or a list "
-                         "of such strings")
+        raise ValueError(
+            f"{name}: got {value!r}; expected a string that is not empty, or a list of such strings"
+        )
     return tuple(listed)
 
 

@@ -31,7 +31,7 @@ def experts(x: Tensor, index: Tensor, weight: Tensor, gate_up: Tensor, down: Ten
     counts = torch.bincount(flat, minlength=gate_up.shape[0])  # (E,)
     rows = x[order // k]  # (T * k, M), sorted by expert
     on_cpu = x.device.type == "cpu"
-    if (on_cpu and _pads_well(counts, tokens * k)) or not _aligned(gate_up, down):
+    if (on_cpu and _pads_well(counts, tokens * k)) or not _can_group(gate_up, down):
         y = _padded(rows, flat[order], counts, gate_up, down)
     else:
         y = _grouped(rows, counts, gate_up, down)
@@ -44,9 +44,10 @@ def _pads_well(counts: Tensor, pairs: int) -> bool:
     return counts.numel() * _round_up(int(counts.max())) <= _MAX_PADDING * max(pairs, _GROUP_ROWS)
 
 
-def _aligned(gate_up: Tensor, down: Tensor) -> bool:
-    """Whether the grouped product takes these weights: it wants rows of a multiple of 16 bytes."""
-    return not any(t.shape[2] * t.element_size() % 16 for t in (gate_up, down))
+def _can_group(gate_up: Tensor, down: Tensor) -> bool:
+    """Whether the grouped product takes these: no float64, and rows of a multiple of 16 bytes."""
+    aligned = not any(t.shape[2] * t.element_size() % 16 for t in (gate_up, down))
+    return aligned and gate_up.dtype != torch.float64
 
 
 def _round_up(rows: int) -> int:

@@ -1,4 +1,4 @@
-"""The precision of what is computed more finely than it is stored: norms, logits, softmax, losses."""
+"""The precision of what is computed more finely than it is stored: norms, logits, losses."""
 
 from __future__ import annotations
 

@@ -6,17 +6,24 @@ import torch
 from torch import nn
 
 from gesso.config import ModelConfig
-from gesso.model.moe import Experts
+from gesso.model.attention import Attention
+from gesso.model.layer import Layer
+from gesso.model.moe import Experts, Router
 from gesso.model.network import Network
-from gesso.model.vision import PatchEmbedder
+from gesso.model.norm import RMSNorm
+from gesso.model.vision import PatchEmbedder, VisionAttention
 
 
 @torch.no_grad()
 def new_network(config: ModelConfig, *, seed: int) -> Network:
-    """A float32 network with normal weights of deviation 1/sqrt(inputs), norms and scalars 1.
+    """A float32 network with normal weights of deviation 1/sqrt(inputs).
 
     The embedding is drawn with deviation 1/sqrt(M): scaled by sqrt(M) it enters the stack with
-    deviation 1, and as the head it gives logits of about 1.
+    deviation 1, and as the head it gives logits of about 1. Three kinds of norm start below or
+    above 1, because a norm fixes the size of what passes through it, whatever the weights before:
+    q and k norms at D^-1/4, so that scores start with deviation 1 (there is no 1/sqrt(D)); the
+    norms behind a branch at 1/sqrt(2 layers), so that all branches together weigh as much as the
+    embedding; the router's scale at sqrt(M), which undoes its M^-1/2.
     """
     network = Network(config)
     generator = torch.Generator().manual_seed(seed)
@@ -34,4 +41,17 @@ def new_network(config: ModelConfig, *, seed: int) -> Network:
             fill(module.down, module.down.shape[2])
         elif isinstance(module, PatchEmbedder):
             module.positions.normal_(0.0, 0.02, generator=generator)
+        elif isinstance(module, Attention | VisionAttention):
+            _fill_norms(module.head_dim**-0.25, module.q_norm, module.k_norm)
+        elif isinstance(module, Router):
+            module.scale.fill_(len(module.scale) ** 0.5)
+        elif isinstance(module, Layer):
+            branch = (2 * config.text.num_layers) ** -0.5
+            _fill_norms(branch, module.post_attention_norm, module.post_norm)
     return network
+
+
+def _fill_norms(value: float, *norms: RMSNorm) -> None:
+    for norm in norms:
+        assert norm.weight is not None
+        norm.weight.fill_(value)

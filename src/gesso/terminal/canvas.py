@@ -101,16 +101,17 @@ class Painter:
         return Text("\n").join([*parts, self.summary(result)])
 
     def summary(self, result: Result) -> Text:
+        """What the answer took; of one that has no tokens, only its time."""
         stats = result.stats
-        parts = [_count(stats.new_tokens, "token")]
-        if self.limit is not None:
-            parts.append(_steps(stats.steps))
-        parts += [
-            f"{stats.tokens_per_forward:.1f} tokens/forward",
-            f"{stats.tokens_per_second:,.0f} tokens/s",
-            f"{stats.seconds:.2f} s",
-            result.finish_reason,
-        ]
+        parts: list[str] = []
+        if stats.new_tokens:
+            parts = [
+                _count(stats.new_tokens, "token"),
+                *([] if self.limit is None else [_steps(stats.steps)]),
+                f"{stats.tokens_per_forward:.1f} tokens/forward",
+                f"{stats.tokens_per_second:,.0f} tokens/s",
+            ]
+        parts += [f"{stats.seconds:.2f} s", result.finish_reason]
         line = Text(" · ".join(parts), _QUIET)
         if self.limit is not None and any(stats.hit_step_cap):
             line.append(" · ", _QUIET).append("hit the step cap", f"{_CHANGED} dim")
@@ -145,8 +146,6 @@ def _count(number: int, noun: str) -> str:
 
 def _steps(steps: Sequence[int]) -> str:
     """Steps a canvas: each by itself while they are few, then their mean."""
-    if not steps:
-        return "no canvas"
     if len(steps) == 1:
         return _count(steps[0], "step")
     if len(steps) <= 6:

@@ -21,7 +21,7 @@ def print_info(about: Mapping[str, Any]) -> None:
     table.add_column(overflow="fold")
     for name, value in _info_rows(about):
         table.add_row(name, printable(value))
-    console_for(sys.stdout).print(table)
+    _show(table)
 
 
 def print_evaluation(report: Mapping[str, Any]) -> None:
@@ -82,7 +82,18 @@ def _print(heads: Sequence[str], rows: Sequence[Sequence[str]], *, text: int) ->
         table.add_column(head, justify="left" if place < text else "right", no_wrap=not watched)
     for row in rows:
         table.add_row(*row)
-    console_for(sys.stdout).print(table)
+    _show(table)
+
+
+def _show(table: Table) -> None:
+    console = console_for(sys.stdout)
+    if console.is_terminal:
+        console.print(table)
+        return
+    with console.capture() as capture:
+        console.print(table)
+    # rich fills every cell to its width; a pipe has no use for blanks at a line's end.
+    print("\n".join(line.rstrip() for line in capture.get().splitlines()))
 
 
 def _info_rows(about: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -118,7 +129,7 @@ def _info_rows(about: Mapping[str, Any]) -> list[tuple[str, str]]:
             f"{_short(parameters['active'])} active per token",
         ),
         ("weights", f"{_short(disk)}B on disk, {about['dtype']}" if disk else "none here"),
-        ("generation", ", ".join(f"{k} {_value(v)}" for k, v in about["generation"].items())),
+        ("generation", _generation(about["generation"])),
         ("chat template", "yes" if about["chat_template"] else "no"),
         ("vision", "yes" if about["vision"] else "no"),
     ]
@@ -136,5 +147,9 @@ def _short(number: int) -> str:
     return str(number)
 
 
-def _value(value: object) -> str:
-    return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+def _generation(defaults: Mapping[str, Any]) -> str:
+    return (
+        "at most {max_new_tokens:,} tokens and {max_denoising_steps} steps a canvas, entropy bound "
+        "{entropy_bound}, temperature {temperature_start} to {temperature_end}, stability "
+        "{stability_threshold}, confidence {confidence_threshold}"
+    ).format(**defaults)

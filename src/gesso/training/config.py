@@ -18,19 +18,28 @@ class ObjectiveConfig:
     leave_one_out: read the logits as the posterior that does not look at a token's own noisy
     value; the loss then adds what the observation itself says (arXiv 2605.22765).
     min_level: noise levels are uniform in [min_level, 1 - min_level].
+    ramp: share of the rows whose level rises along the canvas instead of being even.
+    draws: canvases denoised for each encoded row, whose losses are averaged: the encoding, more
+    than half of a step's work, then serves them all.
+    causal_prompt: whether the causal loss scores the prompt too, or the answer alone.
     """
 
     causal_weight: float = 1.0
     self_conditioning: float = 0.5
     leave_one_out: bool = False
     min_level: float = 1e-4
+    ramp: float = 0.0
+    draws: int = 1
+    causal_prompt: bool = True
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.self_conditioning <= 1.0:
-            raise ValueError(
-                f"self_conditioning: got {self.self_conditioning}; a probability "
-                "between 0 and 1 is expected"
-            )
+        for name in ("self_conditioning", "ramp"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ValueError(
+                    f"{name}: got {getattr(self, name)}; a share between 0 and 1 is expected"
+                )
+        if self.draws < 1:
+            raise ValueError(f"draws: got {self.draws}; expected at least 1")
         if self.causal_weight < 0:
             raise ValueError(f"causal_weight: got {self.causal_weight}; expected 0 or more")
         if not 0.0 <= self.min_level < 0.5:

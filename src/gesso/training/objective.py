@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from gesso.cache import KVCache
-from gesso.diffusion.noise import corrupt
+from gesso.diffusion.noise import corrupt, ramp
 from gesso.kernels.cross_entropy import Offset, cross_entropy
 from gesso.model.network import Network
 from gesso.training.config import ObjectiveConfig
@@ -42,14 +42,22 @@ def training_loss(
     # no later canvas reads the columns behind it.
     width = int((batch.prompt_length + batch.answer_length).max())
     hidden = network.encode(batch.ids[:, :width], cache=cache)
-    causal = _causal_loss(network, hidden, batch, width)
-    denoise, hits = _denoising_loss(network, cache, batch, config, generator)
+    causal = _causal_loss(network, hidden, batch, config, width)
+    drawn = [
+        _denoising_loss(network, cache, batch, config, generator) for _ in range(config.draws)
+    ]
+    denoise, hits = (torch.stack(values).mean() for values in zip(*drawn, strict=True))
     return Losses(denoise + config.causal_weight * causal, denoise, causal, hits)
 
 
-def _causal_loss(network: Network, hidden: Tensor, batch: Batch, width: int) -> Tensor:
+def _causal_loss(
+    network: Network, hidden: Tensor, batch: Batch, config: ObjectiveConfig, width: int
+) -> Tensor:
     end = batch.prompt_length + batch.answer_length
-    valid = torch.arange(1, width) < end[:, None]  # (B, width - 1): the target is a real token
+    target = torch.arange(1, width)
+    valid = target < end[:, None]  # (B, width - 1): the target is a real token
+    if not config.causal_prompt:
+        valid &= target >= batch.prompt_length[:, None]
     weight = valid.to(_loss_dtype(network)) / valid.sum(1, keepdim=True) / len(valid)
     loss, _ = cross_entropy(
         hidden[:, :-1][valid],
@@ -75,6 +83,8 @@ def _denoising_loss(
     clean = batch.ids.gather(1, positions)
     uniform = torch.rand(rows, generator=generator).to(_loss_dtype(network))
     level = config.min_level + (1 - 2 * config.min_level) * uniform
+    if config.ramp:
+        level = _with_ramps(level, config.ramp, length, generator)  # (B, L)
     vocab_size = network.config.text.vocab_size
     noisy = corrupt(clean, level, vocab_size=vocab_size, generator=generator)
     coin = torch.rand(rows, generator=generator) < config.self_conditioning
@@ -85,8 +95,10 @@ def _denoising_loss(
     weight = torch.full((rows * length,), 1 / (rows * length), dtype=_loss_dtype(network))
     offset = None
     if config.leave_one_out:
+        # Where a ramp has no noise at all the observation says everything: bounded, not infinite.
+        level = level.view(rows, -1).expand(rows, length).clamp(min=config.min_level or 1e-4)
         amount = torch.log1p(vocab_size * (1 - level) / level)
-        offset = Offset(noisy.flatten(), amount.repeat_interleave(length))
+        offset = Offset(noisy.flatten(), amount.flatten())
     loss, hits = cross_entropy(
         hidden.flatten(0, 1),
         network.embed.weight,
@@ -96,6 +108,15 @@ def _denoising_loss(
         offset,
     )
     return loss, hits.float().mean()
+
+
+def _with_ramps(
+    level: Tensor, share: float, length: int, generator: torch.Generator
+) -> Tensor:
+    """Even levels (B,), the given share of them replaced by ramps of random place and width."""
+    coin, width = torch.rand(2, len(level), generator=generator)
+    ramps = ramp(level, 0.02 + 0.5 * width.to(level.dtype), length=length)
+    return torch.where((coin < share)[:, None], ramps, level[:, None])
 
 
 @torch.no_grad()

@@ -107,7 +107,7 @@ class Trainer:
         batch = self._data.batch(self.step)
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + self.step)
         losses = training_loss(self.network, batch, config.objective, generator=generator)
-        loss = float(losses.total)
+        loss = float(losses.total.detach())
         if loss != loss:
             raise FloatingPointError(
                 f"the loss is NaN at step {self.step}; a lower learning rate "
@@ -118,8 +118,8 @@ class Trainer:
         return StepLog(
             step=self.step + 1,
             loss=loss,
-            denoise=float(losses.denoise),
-            causal=float(losses.causal),
+            denoise=float(losses.denoise.detach()),
+            causal=float(losses.causal.detach()),
             denoise_hits=float(losses.denoise_hits),
             grad_norm=norm,
             lr=learning_rate(config.optimizer, self.step, config.steps),

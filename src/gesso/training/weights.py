@@ -47,8 +47,10 @@ class MasterWeights:
             working.grad = None
         norm = torch.nn.utils.clip_grad_norm_(self._masters, self.config.clip)
         if not math.isfinite(norm):
-            raise FloatingPointError(f"the gradient's norm is {float(norm)} at step {step}; a lower "
-                                     "learning rate or a longer warm-up is the usual mend")
+            raise FloatingPointError(
+                f"the gradient's norm is {float(norm)} at step {step}; a lower "
+                "learning rate or a longer warm-up is the usual mend"
+            )
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate(self.config, step, self.total_steps)
         self._optimizer.step()
@@ -79,8 +81,10 @@ class MasterWeights:
         saved = {key: t.shape for key, t in tensors.items() if key.startswith("master.")}
         if unlike := sorted(ours.items() ^ saved.items()):
             name = unlike[0][0].removeprefix("master.")
-            raise ValueError(f"the saved training state does not fit this recipe at {name!r}; "
-                             "resume with the recipe that wrote it, or choose another folder")
+            raise ValueError(
+                f"the saved training state does not fit this recipe at {name!r}; "
+                "resume with the recipe that wrote it, or choose another folder"
+            )
         for name, master, average in zip(self._names, self._masters, self._average, strict=True):
             master.copy_(tensors[f"master.{name}"])
             average.copy_(tensors[f"average.{name}"])

@@ -1,0 +1,63 @@
+"""`gesso bench`: the report, printed and written. What it measures is tested elsewhere."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.conftest import Run
+
+REPORT = {
+    "contenders": [
+        dict(
+            name="gesso",
+            dtype="float32",
+            tokens_per_second_median=2.0,
+            tokens_per_second_all=[1.0, 2.0],
+            ms_per_forward_median=3.0,
+        ),
+    ],
+    "ratios": {"a / b": 2.0},
+}
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What the command asked of the library."""
+    seen: list[dict[str, Any]] = []
+
+    def bench(
+        source: str, *, on_round: Callable[[int, int], None], **options: Any
+    ) -> dict[str, Any]:
+        seen.append(dict(source=source, **options))
+        on_round(1, 1)
+        return REPORT
+
+    monkeypatch.setattr("gesso.bench.bench_generate", bench)
+    return seen
+
+
+def test_report(run: Run, calls: list[dict[str, Any]], tmp_path: Path) -> None:
+    file = tmp_path / "report.json"
+    words = ("--steps", 4, "--rounds", 2, "--threads", 1, "--peer", "transformers")
+    code, out, err = run("bench", "generate", "--model", "m", *words, "--json", "--out", file)
+    assert (code, err) == (0, "")
+    assert json.loads(out) == json.loads(file.read_text()) == REPORT
+    assert calls == [dict(source="m", peer="transformers", steps=4, rounds=2, threads=1)]
+
+
+def test_table(run: Run, calls: list[dict[str, Any]]) -> None:
+    code, out, err = run("bench", "generate")
+    assert (code, err) == (0, "")
+    assert out.splitlines()[1].split() == ["gesso", "float32", "2.0", "1.0", "to", "2.0", "3.00"]
+    assert calls == [dict(source="tiny", peer=None, steps=16, rounds=5, threads=None)]
+
+
+def test_the_file_s_folder_is_looked_for_before_the_work(
+    run: Run, calls: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    code, _, err = run("bench", "generate", "--out", tmp_path / "no" / "report.json")
+    assert (code, calls) == (2, [])
+    assert "no such folder" in err

@@ -1,0 +1,98 @@
+"""The frame of every command: help, versions, errors, exit codes."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import gesso
+from tests.cli.conftest import Run
+
+PROGRAM = [sys.executable, "-c", "import sys; from gesso.cli import main; sys.exit(main())"]
+
+
+def test_alone_it_says_what_there_is(run: Run) -> None:
+    code, out, err = run()
+    assert (code, err) == (0, "")
+    for command in ("generate", "chat", "info", "train", "eval", "bench"):
+        assert f"\n    {command} " in out
+
+
+@pytest.mark.parametrize("command", ["generate", "chat", "info", "train", "eval", "bench"])
+def test_every_command_has_help(run: Run, command: str) -> None:
+    code, out, _ = run(command, "--help")
+    assert code == 0
+    assert out.startswith(f"usage: gesso {command}")
+
+
+def test_version(run: Run) -> None:
+    assert run("--version") == (0, f"gesso {gesso.__version__}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["paint"], "paint"),
+        (["generate", "x", "--colour"], "--colour"),
+        (["generate", "x", "--seed", "much"], "'much'"),
+        (["generate", "x", "--mode", "magic"], "magic"),
+        (["train", "recipe.py"], "--out"),
+        (["train", "recipe.py", "--out", "x", "--fresh", "--resume"], "--resume"),
+        (["bench"], "generate"),
+        (["eval"], "TASK"),
+    ],
+)
+def test_a_line_that_does_not_parse(run: Run, words: list[str], said: str) -> None:
+    code, out, err = run(*words)
+    assert (code, out) == (2, "")
+    assert said in err
+    assert "--help" in err
+
+
+def test_a_failure_of_ours_is_one_line_and_debug_shows_where(
+    run: Run, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: object, **options: object) -> None:
+        raise RuntimeError("the disk\nis on fire")
+
+    monkeypatch.setattr("gesso.generation.model.load", fail)
+    code, _, err = run("generate", "x", "--model", checkpoint)
+    assert code == 1
+    assert err == "gesso: RuntimeError: the disk is on fire (--debug shows where)\n"
+    code, _, err = run("generate", "x", "--model", checkpoint, "--debug")
+    assert code == 1
+    assert "Traceback" in err
+    assert err.endswith("(--debug shows where)\n")
+
+
+def test_ctrl_c(run: Run, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*args: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("gesso.generation.model.load", interrupt)
+    assert run("generate", "x", "--model", checkpoint) == (130, "", "")
+
+
+def test_help_imports_nothing_heavy() -> None:
+    check = (
+        "import sys; from gesso.cli import main; main(['generate', '--help']); "
+        "print({'torch', 'rich', 'numpy', 'tokenizers'} & set(sys.modules), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
+    assert done.stderr == "set()\n"
+
+
+def test_as_a_process_a_closed_pipe_is_no_error(checkpoint: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [*PROGRAM, "generate", "x", "--model", str(checkpoint), "--threads", "1"],
+        stdin=subprocess.DEVNULL,
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, "")

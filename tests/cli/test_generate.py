@@ -1,0 +1,155 @@
+"""`gesso generate`: the same answer as the library's, in three shapes."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+import gesso
+from gesso.processor import Processor
+from tests.cli.conftest import Run
+from tests.terminal.conftest import TINY, Terminal
+
+
+def test_piped_it_prints_the_text_alone(run: Run, checkpoint: Path) -> None:
+    code, out, err = run("generate", "3 boxes", "--model", checkpoint, "--seed", 4)
+    assert (code, err) == (0, "")
+    assert out == gesso.load(checkpoint).generate("3 boxes", seed=4).text + "\n"
+
+
+def test_json_holds_the_whole_result(run: Run, checkpoint: Path) -> None:
+    code, out, err = run("generate", "3 boxes", "--model", checkpoint, "--seed", 4, "--json")
+    assert (code, err) == (0, "")
+    said = json.loads(out)
+    result = gesso.load(checkpoint).generate("3 boxes", seed=4)
+    assert said["text"] == result.text
+    assert said["token_ids"] == list(result.token_ids)
+    assert (said["reasoning"], said["tool_calls"]) == (result.reasoning, [])
+    assert (said["finish_reason"], said["seed"]) == ("length", 4)
+    assert said["model"] == str(checkpoint)
+    stats = said["stats"]
+    assert stats["steps"] == list(result.stats.steps)
+    assert stats["tokens_per_forward"] == result.stats.tokens_per_forward
+    assert stats["tokens_per_second"] > 0
+
+
+def test_options_reach_the_model(run: Run, checkpoint: Path) -> None:
+    words = (
+        "--max-new-tokens 7 --max-denoising-steps 2 --no-adaptive-stop --entropy-bound 9 "
+        "--temperature-start 0.9 --temperature-end 0.5 --stability 2 --confidence 0.1 "
+        "--time-budget 60 --device cpu --dtype float32 --threads 1"
+    )
+    _, out, _ = run("generate", "3 boxes", "--model", checkpoint, "--json", *words.split())
+    said = json.loads(out)
+    assert len(said["token_ids"]) == 7
+    assert said["stats"]["steps"] == [2, 2]
+    wanted = gesso.load(checkpoint).generate(
+        "3 boxes",
+        max_new_tokens=7,
+        max_denoising_steps=2,
+        adaptive_stop=False,
+        entropy_bound=9.0,
+        temperature_start=0.9,
+        temperature_end=0.5,
+    )
+    assert said["text"] == wanted.text
+
+
+def test_a_stop_string_ends_the_answer(run: Run, checkpoint: Path) -> None:
+    whole = run("generate", "3 boxes", "--model", checkpoint).out
+    stop = whole[4:6]
+    words = ("--stop", "no such text", "--stop", stop)
+    cut = run("generate", "3 boxes", "--model", checkpoint, *words)
+    assert cut.out == whole[: whole.index(stop)] + "\n"
+
+
+def test_autoregressive(run: Run, checkpoint: Path) -> None:
+    words = ("generate", "3 boxes", "--model", checkpoint, "--mode", "autoregressive")
+    wanted = gesso.load(checkpoint).generate("3 boxes", mode="autoregressive").text
+    assert run(*words).out == wanted + "\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "stdin", "prompt"),
+    [
+        (["one"], "two\nthree\n", "one\ntwo\nthree"),
+        (["one"], "", "one"),
+        ([], "two\n", "two"),
+    ],
+)
+def test_stdin_joins_the_prompt(
+    run: Run, checkpoint: Path, words: list[str], stdin: str, prompt: str
+) -> None:
+    _, out, _ = run("generate", *words, "--model", checkpoint, "--json", stdin=stdin)
+    said = json.loads(out)
+    assert said["stats"]["prompt_tokens"] == len(Processor.load(TINY).encode_prompt(prompt))
+    assert said["text"] == gesso.load(checkpoint).generate(prompt).text
+
+
+def test_system_and_raw(run: Run, checkpoint: Path) -> None:
+    def prompt_tokens(*words: str) -> int:
+        _, out, _ = run("generate", "3 boxes", "--model", checkpoint, "--json", *words)
+        return int(json.loads(out)["stats"]["prompt_tokens"])
+
+    processor = Processor.load(TINY)
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "3 boxes"}]
+    assert prompt_tokens("--system", "Be brief.") == len(processor.encode_prompt(messages))
+    assert prompt_tokens("--raw") == len(processor.encode_prompt("3 boxes", raw=True))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--seed", "-1"], "seed"),
+        (["--max-new-tokens", "0"], "max_new_tokens"),
+        (["--max-new-tokens", "100000"], "context"),
+        (["--stop", ""], "stop"),
+        (["--threads", "0"], "--threads"),
+        (["--watch", "-1"], "--watch"),
+        (["--device", "abacus"], "abacus"),
+        (["--dtype", "float3"], "float3"),
+        (["--raw", "--system", "x"], "--system"),
+        (["--raw", "--thinking"], "thinking"),
+    ],
+)
+def test_mistakes(run: Run, checkpoint: Path, words: list[str], said: str) -> None:
+    code, out, err = run("generate", "3 boxes", "--model", checkpoint, *words)
+    assert (code, out) == (2, "")
+    assert said in err
+
+
+def test_a_checkpoint_that_is_none(run: Run, tmp_path: Path) -> None:
+    code, _, err = run("generate", "x", "--model", tmp_path / "nothing")
+    assert code == 2
+    assert "nothing" in err
+    assert run("generate", "x", "--model", tmp_path).code == 2
+
+
+def test_no_prompt(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    assert "no prompt" in run("generate").err
+    monkeypatch.setattr("sys.stdin", Terminal())
+    from gesso.cli import main
+
+    assert main(["generate"]) == 2
+    assert "no prompt" in capsys.readouterr().err
+
+
+def test_on_a_terminal_the_canvas_is_live(
+    run: Run, checkpoint: Path, terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdout", terminal)
+    assert run("generate", "3 boxes", "--model", checkpoint, "--watch", "0").code == 0
+    assert "step 1 of at most 3" in terminal.getvalue()
+    assert terminal.getvalue().rstrip().splitlines()[-1].count("10 tokens · 3 + 3 steps") == 1
+
+
+def test_a_cancelled_answer_is_told_by_the_exit_code(
+    run: Run, checkpoint: Path, terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cancelled = SimpleNamespace(finish_reason="cancelled")
+    monkeypatch.setattr("gesso.terminal.live.show", lambda *args, **options: cancelled)
+    monkeypatch.setattr("sys.stdout", terminal)
+    assert run("generate", "3 boxes", "--model", checkpoint).code == 130

@@ -1,0 +1,144 @@
+"""`gesso train`: a recipe's run, its resumption, and what a recipe can do wrong."""
+
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import gesso
+from gesso.training.trainer import Trainer
+from tests.cli.conftest import Run
+from tests.conftest import TEXT
+from tests.terminal.conftest import TINY
+
+CONFIG = dict(
+    model_type="diffusion_gemma",
+    canvas_length=16,
+    eos_token_id=[1],
+    text_config=TEXT | dict(vocab_size=2560),
+)
+RECIPE = f"""
+from pathlib import Path
+from gesso.config import GenerationConfig, ModelConfig
+from gesso.training.config import TrainConfig
+from kitchen.sizes import STEPS
+
+def recipe():
+    return TrainConfig(
+        steps=STEPS, batch_size=2, tasks={{"extract": 1.0}}, processor=Path({str(TINY)!r}),
+        model=ModelConfig.parse({CONFIG!r}), dtype="float32", log_every=1,
+        generation=GenerationConfig(max_new_tokens=8, max_denoising_steps=2),
+    )
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    folder = tmp_path / "kitchen"
+    folder.mkdir()
+    (folder / "sizes.py").write_text("STEPS = 2\n")
+    (folder / "small.py").write_text(RECIPE)
+    return folder / "small.py"
+
+
+def steps(folder: Path) -> list[int]:
+    lines = (folder / "log.jsonl").read_text().splitlines()
+    return [json.loads(line)["step"] for line in lines]
+
+
+def test_a_run_ends_with_a_checkpoint_that_answers(run: Run, recipe: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    code, said, err = run("train", recipe, "--out", out, "--threads", 1, "--fresh")
+    assert (code, err) == (0, "")
+    assert said == f"checkpoint: {out / 'checkpoint'}\n"
+    assert steps(out) == [1, 2]
+    assert len(gesso.load(out / "checkpoint").generate("3 boxes").token_ids) <= 8
+
+    # The same folder again is the same run, continued.
+    code, _, err = run("train", recipe, "--out", out, "--steps", 3, "--seed", 0, "--resume")
+    assert (code, err) == (0, "resuming at step 2 of 3\n")
+    assert steps(out) == [1, 2, 3]
+
+    code, _, err = run("train", recipe, "--out", out, "--fresh")
+    assert code == 2
+    assert "overwrites nothing" in err
+    assert steps(out) == [1, 2, 3]
+
+
+def test_ctrl_c_saves_between_two_steps(
+    run: Run, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Trainer._train_step
+    finished: list[int] = []
+
+    def interrupted(self: Trainer) -> Any:
+        if self.step == 1:
+            signal.raise_signal(signal.SIGINT)
+        log = whole(self)
+        finished.append(log.step)
+        return log
+
+    monkeypatch.setattr(Trainer, "_train_step", interrupted)
+    out, handler = tmp_path / "out", signal.getsignal(signal.SIGINT)
+    code, said, err = run("train", recipe, "--out", out, "--steps", 4)
+    assert (code, said) == (130, "")
+    assert finished == [1, 2], "the step in work is finished first"
+    assert err == f"stopped after step 2; to resume: gesso train {recipe} --out {out} --steps=4\n"
+    assert signal.getsignal(signal.SIGINT) == handler
+
+    monkeypatch.undo()
+    assert run("train", recipe, "--out", out, "--steps", 4).err == "resuming at step 2 of 4\n"
+
+
+def test_a_second_ctrl_c_does_not_wait(
+    run: Run, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def twice(self: Trainer) -> Any:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(Trainer, "_train_step", twice)
+    assert run("train", recipe, "--out", tmp_path / "out").code == 130
+    assert not (tmp_path / "out" / "state.safetensors").exists()
+
+
+def test_nothing_to_resume(run: Run, recipe: Path, tmp_path: Path) -> None:
+    code, _, err = run("train", recipe, "--out", tmp_path / "out", "--resume")
+    assert code == 2
+    assert "no run to resume" in err
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (None, "no such file"),
+        ("x = 1", "no function recipe()"),
+        ("def recipe():\n    return {}", "returns dict"),
+        ("def recipe(:", "SyntaxError"),
+        ("import nowhere_to_be_found", "ModuleNotFoundError"),
+        ("def recipe():\n    raise ValueError('steps: got 0')", "steps: got 0"),
+    ],
+)
+def test_recipes_with_a_fault(run: Run, tmp_path: Path, text: str | None, said: str) -> None:
+    path = tmp_path / "faulty.py"
+    if text is not None:
+        path.write_text(text)
+    code, _, err = run("train", path, "--out", tmp_path / "out")
+    assert code == 2
+    assert said in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_recipe_is_a_python_file(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "recipe.txt").write_text(RECIPE)
+    code, _, err = run("train", tmp_path / "recipe.txt", "--out", tmp_path / "out")
+    assert code == 2
+    assert ".py" in err
+
+
+def test_steps_below_one(run: Run, recipe: Path, tmp_path: Path) -> None:
+    code, _, err = run("train", recipe, "--out", tmp_path / "out", "--steps", 0)
+    assert code == 2
+    assert "steps" in err

@@ -1,0 +1,68 @@
+"""Every command of the README and every example runs."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+COMMANDS = [line for block in blocks("bash") for line in block.strip().splitlines()]
+
+
+def run(command, *, folder, shell=False):
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    return subprocess.run(
+        command, shell=shell, cwd=folder, env=os.environ | {"PATH": path}, check=False,
+        capture_output=True, text=True, timeout=300, stdin=subprocess.DEVNULL,
+    )
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A working folder that has the recipes, so that what a command writes stays out of the tree."""
+    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+    return tmp_path
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_command(command, folder):
+    done = run(command, folder=folder, shell=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+
+
+def test_the_readme_has_commands():
+    assert len(COMMANDS) >= 6
+    for verb in ("generate", "chat", "info", "train", "eval", "bench"):
+        assert any(f"gesso {verb}" in command for command in COMMANDS), verb
+
+
+@pytest.mark.parametrize("number", range(len(blocks("python"))))
+def test_python(number, folder):
+    done = run([sys.executable, "-c", blocks("python")[number]], folder=folder)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
+def test_example(example, folder):
+    assert len(example.read_text(encoding="utf-8").splitlines()) <= 60
+    done = run([sys.executable, str(example)], folder=folder)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+    assert "NOT the same" not in done.stdout
+
+
+def test_there_are_three_examples():
+    assert {path.stem for path in EXAMPLES} == {"generate", "watch", "batch"}

@@ -1,0 +1,278 @@
+"""The whole objective against a plain rewriting of it in float64, value and every gradient."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from gesso.model.network import Network
+from gesso.training.config import ObjectiveConfig
+from gesso.training.data import Row, collate
+from gesso.training.objective import training_loss
+
+VOCAB, L, FILL, SEED = 96, 5, 1, 2
+# Prompts below and above the window of 6; answers of one, three and two canvases.
+ROWS = [
+    Row((2, 5, 6), (40, 41, 16)),
+    Row(tuple(range(20, 29)), (*range(50, 62), 16)),
+    Row((2, 30, 30, 31, 9, 8, 7, 6, 5, 4, 33, 34), (60, 61, 62, 63, 64, 65, 66, 67, 68, 16)),
+]
+BATCH = collate(ROWS, canvas_length=L, fill_id=FILL)
+
+
+class Plain:
+    """The network row by row and head by head, from the spec, on float64 weights."""
+
+    def __init__(self, network: Network) -> None:
+        self.text = network.config.text
+        self.w = {
+            name: tensor.detach().double().clone().requires_grad_()
+            for name, tensor in network.state_dict().items()
+        }
+
+    def rms(self, x: Tensor, name: str | None = None) -> Tensor:
+        y = x / (x.square().mean(-1, keepdim=True) + self.text.rms_norm_eps).sqrt()
+        return y if name is None else y * self.w[name + ".weight"]
+
+    def linear(self, x: Tensor, name: str) -> Tensor:
+        return x @ self.w[name + ".weight"].T
+
+    def mlp(self, x: Tensor, name: str) -> Tensor:
+        gate = torch.nn.functional.gelu(self.linear(x, name + ".gate"), approximate="tanh")
+        return self.linear(gate * self.linear(x, name + ".up"), name + ".down")
+
+    def turn(self, x: Tensor, positions: Tensor, *, full: bool) -> Tensor:
+        """x (n, H, D)."""
+        rope = self.text.full_rope if full else self.text.sliding_rope
+        half = x.shape[-1] // 2
+        # Frequencies are float32 constants, angles and all that follows are not.
+        exponent = torch.arange(half, dtype=torch.float32) * 2 / x.shape[-1]
+        frequency = (1.0 / rope.theta**exponent).double()
+        frequency[int(rope.partial * half) :] = 0
+        angle = (positions.double()[:, None] * frequency)[:, None]
+        a, b = x[..., :half], x[..., half:]
+        return torch.cat((a * angle.cos() - b * angle.sin(), b * angle.cos() + a * angle.sin()), -1)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, seen: Tensor) -> Tensor:
+        """q (n, H, D), k and v (S, K, D), seen (n, S)."""
+        heads = []
+        for head in range(q.shape[1]):
+            group = head // (q.shape[1] // k.shape[1])
+            scores = (q[:, head] @ k[:, group].T).masked_fill(~seen, -torch.inf)
+            heads.append(scores.softmax(-1) @ v[:, group])
+        return torch.cat(heads, -1)
+
+    def moe(self, x: Tensor, at: str) -> Tensor:
+        scaled = self.rms(x) * self.w[at + ".router.scale"] * x.shape[-1] ** -0.5
+        probabilities = self.linear(scaled, at + ".router.proj").softmax(-1)
+        inputs, rows = self.rms(x, at + ".moe_norm"), []
+        for token in range(len(x)):
+            best = probabilities[token].argsort(descending=True)[: self.text.top_k_experts]
+            total, out = probabilities[token][best].sum(), 0.0
+            for expert in best.tolist():
+                gate, up = (self.w[at + ".experts.gate_up"][expert] @ inputs[token]).chunk(2)
+                inner = torch.nn.functional.gelu(gate, approximate="tanh") * up
+                share = probabilities[token][expert] / total
+                share = share * self.w[at + ".router.per_expert_scale"][expert]
+                out = out + share * (self.w[at + ".experts.down"][expert] @ inner)
+            rows.append(out)
+        return torch.stack(rows)
+
+    def stack(self, x: Tensor, positions: Tensor, old: list | None, start: int) -> tuple:
+        """Causal without old keys and values; else a canvas that begins at `start`."""
+        kept = []
+        for layer in range(self.text.num_layers):
+            at, full = f"layers.{layer}", self.text.is_full(layer)
+            h, groups = self.rms(x, at + ".attention_norm"), self.text.heads(layer)[0]
+            q = self.linear(h, at + ".attention.q").view(len(x), self.text.num_attention_heads, -1)
+            raw = self.linear(h, at + ".attention.k").view(len(x), groups, -1)
+            v = raw if full else self.linear(h, at + ".attention.v").view_as(raw)
+            q = self.turn(self.rms(q, at + ".attention.q_norm"), positions, full=full)
+            k = self.turn(self.rms(raw, at + ".attention.k_norm"), positions, full=full)
+            v = self.rms(v)
+            column, window = torch.arange(len(x)), self.text.sliding_window
+            if old is None:
+                seen = column <= column[:, None]
+                if not full:
+                    seen = seen & (column > column[:, None] - window)
+            else:
+                first = 0 if full else max(0, start - window + 1)
+                k = torch.cat((old[layer][0][first:start], k))
+                v = torch.cat((old[layer][1][first:start], v))
+                seen = torch.ones(len(x), len(k), dtype=torch.bool)
+            kept.append((k, v))
+            mixed = self.linear(self.attend(q, k, v, seen), at + ".attention.o")
+            x = x + self.rms(mixed, at + ".post_attention_norm")
+            dense = self.mlp(self.rms(x, at + ".mlp_norm"), at + ".mlp")
+            both = self.rms(dense, at + ".post_mlp_norm")
+            both = both + self.rms(self.moe(x, at), at + ".post_moe_norm")
+            x = x + self.rms(both, at + ".post_norm")
+            x = x * self.w[f"{at}.{'encode' if old is None else 'denoise'}_scalar"]
+        return self.rms(x, "norm"), kept
+
+    def embed(self, ids: Tensor) -> Tensor:
+        return self.w["embed.weight"][ids] * self.text.hidden_size**0.5
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        cap = self.text.final_logit_softcapping
+        return cap * torch.tanh(hidden @ self.w["embed.weight"].T / cap)
+
+    def encode(self, ids: Tensor) -> tuple:
+        return self.stack(self.embed(ids), torch.arange(len(ids)), None, 0)
+
+    def denoise(self, canvas: Tensor, soft: Tensor | None, old: list, start: int) -> Tensor:
+        x = self.embed(canvas)
+        if soft is not None:
+            at = "self_conditioning"
+            x = x + self.mlp(self.rms(soft, at + ".pre_norm"), at + ".mlp")
+        return self.stack(self.rms(x), torch.arange(start, start + L), old, start)[0]
+
+
+def naive_loss(plain: Plain, config: ObjectiveConfig) -> tuple[Tensor, Tensor, Tensor, float]:
+    generator = torch.Generator().manual_seed(SEED)
+    rand = torch.rand(len(ROWS), generator=generator)
+    uniform = torch.rand(len(ROWS), generator=generator).double()
+    redraw = torch.rand(len(ROWS), L, generator=generator).double()
+    noise = torch.randint(VOCAB, (len(ROWS), L), generator=generator)
+    coin = torch.rand(len(ROWS), generator=generator)
+    denoise, causal, hits = 0.0, 0.0, 0.0
+    for row, (prompt, answer) in enumerate(ROWS):
+        tokens = torch.tensor(prompt + answer)
+        canvases = -(-len(answer) // L)
+        hidden, old = plain.encode(tokens)
+        scores = plain.logits(hidden[:-1]).log_softmax(-1)
+        losses = [-scores[i, tokens[i + 1]] for i in range(len(tokens) - 1)]
+        causal = causal + sum(losses) / len(losses) / len(ROWS)
+        whole = torch.cat((tokens, torch.full((canvases * L - len(answer),), FILL)))
+        start = len(prompt) + int(rand[row] * canvases) * L
+        clean = whole[start : start + L]
+        level = config.min_level + (1 - 2 * config.min_level) * float(uniform[row])
+        noisy = torch.where(redraw[row] < level, noise[row], clean)
+        soft = None
+        if coin[row] < config.self_conditioning:
+            with torch.no_grad():
+                first = plain.logits(plain.denoise(noisy, None, old, start)).softmax(-1)
+                soft = first @ plain.w["embed.weight"] * plain.text.hidden_size**0.5
+        scores = plain.logits(plain.denoise(noisy, soft, old, start))
+        for place in range(L):
+            z = scores[place]
+            if config.leave_one_out:
+                # The posterior of x0: what the others say, times how likely it shows as noisy.
+                likelihood = torch.full((VOCAB,), level / VOCAB, dtype=torch.float64)
+                likelihood[noisy[place]] += 1 - level
+                z = z + likelihood.log()
+            denoise = denoise - z.log_softmax(-1)[clean[place]] / L / len(ROWS)
+            hits += float(z.argmax() == clean[place]) / L / len(ROWS)
+    return denoise + config.causal_weight * causal, denoise, causal, hits
+
+
+@pytest.fixture
+def network(make_network: Callable[..., Network]) -> Network:
+    return make_network(vision=False).double().requires_grad_(True)
+
+
+CONFIGS = [
+    ObjectiveConfig(),
+    ObjectiveConfig(causal_weight=0.0, self_conditioning=0.0, leave_one_out=True),
+    ObjectiveConfig(causal_weight=0.3, self_conditioning=1.0, leave_one_out=True, min_level=0.2),
+]
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=["published", "denoising alone", "all options"])
+def test_value_and_gradients(network: Network, config: ObjectiveConfig) -> None:
+    generator = torch.Generator().manual_seed(SEED)
+    ours = training_loss(network, BATCH, config, generator=generator)
+    ours.total.backward()
+    plain = Plain(network)
+    theirs = naive_loss(plain, config)
+    theirs[0].backward()
+    # Sums of some thousand float64 products; the share of hits is a float32 mean.
+    for mine, exact in zip(ours[:3], theirs[:3], strict=True):
+        assert float(mine.detach()) == pytest.approx(float(exact.detach()), rel=1e-10)
+    assert float(ours.denoise_hits) == pytest.approx(theirs[3], rel=1e-6)
+    for name, parameter in network.named_parameters():
+        exact = plain.w[name].grad
+        if exact is None:
+            assert parameter.grad is None or not parameter.grad.any(), name
+            continue
+        assert parameter.grad is not None, name
+        torch.testing.assert_close(parameter.grad, exact, rtol=1e-7, atol=1e-11, msg=name)
+
+
+def test_the_draws_reach_every_kind_of_row() -> None:
+    """What the comparison above covers: a later canvas, a coin of each side, noise and none."""
+    generator = torch.Generator().manual_seed(SEED)
+    chosen = (torch.rand(3, generator=generator) * BATCH.canvases).long()
+    assert chosen.tolist() == [0, 1, 1]
+    torch.rand(3, generator=generator)
+    torch.rand(3, L, generator=generator)
+    torch.randint(VOCAB, (3, L), generator=generator)
+    coin = torch.rand(3, generator=generator) < 0.5
+    assert 0 < coin.sum() < 3
+
+
+@pytest.mark.parametrize("canvas", [0, 1, 2])
+def test_no_leakage(network: Network, canvas: int) -> None:
+    """Clean tokens at and behind the canvas's start change nothing that the denoiser sees."""
+    row = 1
+    start = len(ROWS[row].prompt) + canvas * L
+    noisy = torch.tensor([[7, 8, 9, 10, 11]])
+
+    def hidden(ids: Tensor) -> Tensor:
+        cache = network.new_cache(batch_size=1, trim=False)
+        network.encode(ids, cache=cache)
+        return network.denoise_hidden(
+            noisy, cache=cache, positions=torch.arange(start, start + L)[None],
+            starts=torch.tensor([start]),
+        )  # fmt: skip
+
+    ids = BATCH.ids[row : row + 1]
+    before = hidden(ids)
+    changed = ids.clone()
+    changed[:, start:] = (changed[:, start:] + 17) % VOCAB
+    assert torch.equal(before, hidden(changed))
+    near = ids.clone()
+    near[:, start - 1] += 1
+    assert not torch.equal(before, hidden(near))
+    # As at inference: a cache that ends where the canvas starts, trimmed to the window.
+    cache = network.new_cache(batch_size=1)
+    network.encode(ids[:, :start], cache=cache)
+    torch.testing.assert_close(
+        before, network.denoise_hidden(noisy, cache=cache), rtol=1e-9, atol=1e-11
+    )
+
+
+def test_other_rows_of_the_batch_do_not_matter(network: Network) -> None:
+    """Nor does the padding that they bring: the mean of single losses is the batch's."""
+    config = ObjectiveConfig(self_conditioning=0.0)
+    causal = []
+    for row in ROWS:
+        batch = collate([row], canvas_length=L, fill_id=FILL)
+        generator = torch.Generator().manual_seed(0)
+        loss = training_loss(network, batch, config, generator=generator).causal
+        causal.append(float(loss.detach()))
+    whole = training_loss(network, BATCH, config, generator=torch.Generator().manual_seed(0))
+    assert float(whole.causal.detach()) == pytest.approx(sum(causal) / 3, rel=1e-10)
+
+
+def test_the_generator_decides(network: Network) -> None:
+    def total(seed: int) -> float:
+        generator = torch.Generator().manual_seed(seed)
+        return float(training_loss(network, BATCH, CONFIGS[0], generator=generator).total.detach())
+
+    assert total(1) == total(1) != total(2)
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        (dict(self_conditioning=1.5), "self_conditioning: got 1.5"),
+        (dict(self_conditioning=-0.1), "self_conditioning"),
+        (dict(causal_weight=-1.0), "causal_weight: got -1.0"),
+        (dict(min_level=0.5), "min_level: got 0.5"),
+    ],
+)
+def test_bad_config(keys: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ObjectiveConfig(**keys)

@@ -1,0 +1,226 @@
+"""A tiny run: resumed is uninterrupted, bit for bit; and no way to end it leaves a ruin."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import gesso
+from gesso.config import GenerationConfig, ModelConfig
+from gesso.training import data as data_module
+from gesso.training import trainer as module
+from gesso.training.config import OptimizerConfig, TrainConfig
+from gesso.training.trainer import Trainer
+
+TINY = Path(gesso.__file__).parent / "assets" / "tiny"
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chunks of 4 batches: six steps reach into the second."""
+    monkeypatch.setattr(data_module, "_CHUNK_BATCHES", 4)
+
+
+@pytest.fixture
+def config(raw_config: Callable[..., dict[str, Any]]) -> TrainConfig:
+    raw = raw_config(
+        vision=False, vocab_size=2560, hidden_size=32, num_hidden_layers=2, sliding_window=16,
+        layer_types=["sliding_attention", "full_attention"], max_position_embeddings=2048,
+    )  # fmt: skip
+    return TrainConfig(
+        steps=6, batch_size=2, tasks={"extract": 1.0}, processor=TINY,
+        model=ModelConfig.parse(raw | {"canvas_length": 16}),
+        generation=GenerationConfig(max_new_tokens=16, eos_token_ids=(1, 16)),
+        optimizer=OptimizerConfig(lr=3e-3, warmup_steps=2, ema_decay=0.9),
+        save_every=3, log_every=1,
+    )  # fmt: skip
+
+
+class Killed(BaseException):
+    """Not an Exception: nobody may swallow it."""
+
+
+def kill_at(step: int) -> Callable[..., None]:
+    def on_step(log) -> None:
+        if log.step == step:
+            raise Killed
+
+    return on_step
+
+
+def log_of(folder: Path) -> list[dict]:
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    for line in lines:
+        del line["examples_per_second"]
+    return lines
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    assert log_of(one) == log_of(other)
+    state, expected = (load_file(f / "state.safetensors") for f in (one, other))
+    assert state.keys() == expected.keys()
+    assert all(torch.equal(state[key], expected[key]) for key in expected)
+    files = [{p.name: p.read_bytes() for p in (f / "checkpoint").iterdir()} for f in (one, other)]
+    assert files[0] == files[1]
+
+
+@pytest.fixture
+def whole(config: TrainConfig, tmp_path: Path) -> Path:
+    Trainer(config, tmp_path / "whole").run()
+    return tmp_path / "whole"
+
+
+def resumed(config: TrainConfig, folder: Path) -> bool:
+    trainer = Trainer(config, folder)
+    found = trainer.resume()
+    trainer.run()
+    return found
+
+
+def test_resumed_is_uninterrupted(config: TrainConfig, whole: Path, tmp_path: Path) -> None:
+    """Killed at step 5, whose line of the log and whose state are not written; 4 runs again."""
+    assert [line["step"] for line in log_of(whole)] == [1, 2, 3, 4, 5, 6]
+    assert len({line["loss"] for line in log_of(whole)}) == 6
+    folder = tmp_path / "killed"
+    with pytest.raises(Killed):
+        Trainer(config, folder).run(on_step=kill_at(5))
+    assert [line["step"] for line in log_of(folder)] == [1, 2, 3, 4]
+    with open(folder / "log.jsonl", "a") as log:
+        log.write('{"step": 5, "lo')  # killed within a line
+    assert resumed(config, folder)
+    assert_same_run(folder, whole)
+    assert_loads(config, folder)
+
+
+def assert_loads(config: TrainConfig, folder: Path) -> None:
+    dg = gesso.load(folder / "checkpoint")
+    average = load_file(folder / "state.safetensors")["average.embed.weight"]
+    assert torch.equal(dg.network.embed.weight, average.bfloat16().float())
+    assert dg.network.config.text == config.model.text
+    assert dg.generate("hello", max_new_tokens=3, max_denoising_steps=1).stats.new_tokens <= 3
+
+
+def test_killed_before_the_first_state(config: TrainConfig, whole: Path, tmp_path: Path) -> None:
+    """There is a log and nothing else: the run starts anew, and so does the log."""
+    folder = tmp_path / "killed"
+    with pytest.raises(Killed):
+        Trainer(config, folder).run(on_step=kill_at(3))
+    assert not resumed(config, folder)
+    assert_same_run(folder, whole)
+
+
+@pytest.mark.parametrize("save", [1, 2], ids=["first save", "last save"])
+def test_killed_between_state_and_checkpoint(
+    config: TrainConfig, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, save: int
+) -> None:
+    """At the last step too: no step is left to run, and the checkpoint is written all the same."""
+    folder, saves, write = tmp_path / "killed", [], module.save_checkpoint
+
+    def failing(*given: Any, **keys: Any) -> None:
+        saves.append(1)
+        if len(saves) == save:
+            raise Killed
+        write(*given, **keys)
+
+    monkeypatch.setattr(module, "save_checkpoint", failing)
+    with pytest.raises(Killed):
+        Trainer(config, folder).run()
+    monkeypatch.setattr(module, "save_checkpoint", write)
+    if save == 2:
+        gesso.load(folder / "checkpoint")  # the one before, whole
+    assert resumed(config, folder)
+    assert_same_run(folder, whole)
+
+
+def test_a_state_is_replaced_whole_or_not_at_all(
+    config: TrainConfig, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk is full in the middle of writing: the earlier state is still there."""
+    before = (whole / "state.safetensors").read_bytes()
+
+    def failing(tensors: dict, path: Path) -> None:
+        Path(path).write_bytes(before[: len(before) // 2])
+        raise OSError("no space left")
+
+    trainer = Trainer(config, whole)
+    assert trainer.resume()
+    monkeypatch.setattr(module, "save_file", failing)
+    with pytest.raises(OSError, match="no space"):
+        trainer.save()
+    assert (whole / "state.safetensors").read_bytes() == before
+    assert_loads(config, whole)
+
+
+def test_a_finished_run_stays_as_it_is(config: TrainConfig, whole: Path) -> None:
+    before = {p: p.read_bytes() for p in whole.rglob("*") if p.is_file()}
+    assert resumed(config, whole)
+    assert {p: p.read_bytes() for p in whole.rglob("*") if p.is_file()} == before
+
+
+@pytest.mark.parametrize("text", [
+    {"hidden_size": 48},
+    {"num_hidden_layers": 3, "layer_types": ["sliding_attention"] * 2 + ["full_attention"]},
+    {"num_hidden_layers": 1, "layer_types": ["full_attention"]},
+], ids=["wider", "more layers", "fewer layers"])  # fmt: skip
+def test_another_recipe_is_refused(
+    config: TrainConfig, whole: Path, raw_config: Callable[..., dict[str, Any]], text: dict
+) -> None:
+    raw = config.model.to_json()
+    raw["text_config"] |= text
+    other = Trainer(replace(config, model=ModelConfig.parse(raw)), whole)
+    with pytest.raises(ValueError, match=r"does not fit this recipe at .*another folder"):
+        other.resume()
+    assert other.step == 0
+
+
+def test_the_loss_goes_down(config: TrainConfig, tmp_path: Path) -> None:
+    """On one batch again and again: from ln(vocabulary), about, to less than half."""
+    config = replace(
+        config, steps=40, dtype="float32", save_every=1000,
+        optimizer=OptimizerConfig(lr=1e-2, warmup_steps=3, ema_decay=0.0),
+    )  # fmt: skip
+    trainer, losses = Trainer(config, tmp_path), []
+    batch = trainer._data.batch(0)
+    trainer._data.batch = lambda step: batch  # type: ignore[method-assign]
+    trainer.run(on_step=lambda log: losses.append((log.denoise, log.causal)))
+    first, last = (torch.tensor(part).mean(0) for part in (losses[:2], losses[-5:]))
+    assert (first > 6).all()
+    assert (last < first / 2).all()
+
+
+def test_a_base_checkpoint_is_where_training_starts(
+    config: TrainConfig, whole: Path, tmp_path: Path
+) -> None:
+    based = replace(config, model=None, base=whole / "checkpoint", steps=1, dtype="float32")
+    network = Trainer(based, tmp_path / "based").network
+    loaded = gesso.load(whole / "checkpoint").network.state_dict()
+    assert all(torch.equal(loaded[key], t) for key, t in network.state_dict().items())
+
+
+def test_a_loss_that_is_nan_ends_the_run(config: TrainConfig, tmp_path: Path) -> None:
+    trainer = Trainer(config, tmp_path)
+    with torch.no_grad():
+        trainer.network.norm.weight.fill_(torch.nan)
+    with pytest.raises(FloatingPointError, match="NaN at step 0; a lower learning rate"):
+        trainer.run()
+    assert not (tmp_path / "state.safetensors").exists()
+
+
+@pytest.mark.parametrize(("keys", "message"), [
+    (dict(model=None), "either model .* or base"),
+    (dict(base=Path(".")), "either model .* or base"),
+    (dict(tasks={}), "tasks: got {}"),
+    (dict(tasks={"extract": 0.0}), "share above 0"),
+    (dict(tasks={"sudoku!": 1.0}), "unknown task 'sudoku!'; known: "),
+    (dict(steps=0), "steps: got 0"),
+    (dict(batch_size=0), "batch_size: got 0"),
+    (dict(dtype="float8"), "dtype: got 'float8'; expected float32 or bfloat16"),
+])  # fmt: skip
+def test_bad_recipes(config: TrainConfig, tmp_path: Path, keys: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Trainer(replace(config, **keys), tmp_path)
