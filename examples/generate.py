@@ -1,6 +1,6 @@
 """One sentence in, one JSON object out. A sentence of your own may follow on the command line.
 
-    python examples/generate.py "Dentist for Maya with Dr. Chen on Tuesday at 3pm."
+python examples/generate.py "Dentist for Maya with Dr. Chen on Tuesday at 3pm."
 """
 
 import json
@@ -8,7 +8,9 @@ import sys
 
 import gesso
 
-SENTENCE = "Hi, this is Ines Duarte: could you send 12 blue mugs to 14 Elm Street by Friday? Thanks!"
+SENTENCE = (
+    "Hi, this is Ines Duarte: could you send 12 blue mugs to 14 Elm Street by Friday? Thanks!"
+)
 
 
 def main() -> None:

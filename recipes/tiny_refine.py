@@ -25,10 +25,8 @@ def recipe() -> TrainConfig:
         tiny.recipe(),
         model=None,
         base=FIRST_STAGE,
-        steps=2400,
+        steps=1900,
         objective=ObjectiveConfig(ramp=0.5, draws=2, causal_prompt=False),
-        optimizer=OptimizerConfig(
-            lr=1e-3, warmup_steps=50, final_lr_share=0.02, ema_decay=0.995
-        ),
+        optimizer=OptimizerConfig(lr=1e-3, warmup_steps=50, final_lr_share=0.02, ema_decay=0.995),
         seed=1,
     )

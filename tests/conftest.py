@@ -15,10 +15,20 @@ torch.set_num_threads(1)
 REFERENCE = Path(__file__).parent / "fixtures" / "reference"
 
 TEXT = dict(
-    vocab_size=96, hidden_size=32, intermediate_size=48, num_hidden_layers=3,
-    num_attention_heads=4, num_key_value_heads=2, head_dim=8, num_global_key_value_heads=1,
-    global_head_dim=16, num_experts=6, top_k_experts=2, moe_intermediate_size=16,
-    layer_types=["sliding_attention", "full_attention", "full_attention"], sliding_window=6,
+    vocab_size=96,
+    hidden_size=32,
+    intermediate_size=48,
+    num_hidden_layers=3,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=8,
+    num_global_key_value_heads=1,
+    global_head_dim=16,
+    num_experts=6,
+    top_k_experts=2,
+    moe_intermediate_size=16,
+    layer_types=["sliding_attention", "full_attention", "full_attention"],
+    sliding_window=6,
     max_position_embeddings=512,
     rope_parameters=dict(
         sliding_attention=dict(rope_type="default", rope_theta=1e4),
@@ -26,9 +36,17 @@ TEXT = dict(
     ),
 )
 VISION = dict(
-    model_type="gemma4_vision", hidden_size=24, intermediate_size=40, num_hidden_layers=2,
-    num_attention_heads=2, num_key_value_heads=2, head_dim=12, patch_size=4, pooling_kernel_size=2,
-    position_embedding_size=32, rope_parameters=dict(rope_type="default", rope_theta=100.0),
+    model_type="gemma4_vision",
+    hidden_size=24,
+    intermediate_size=40,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    num_key_value_heads=2,
+    head_dim=12,
+    patch_size=4,
+    pooling_kernel_size=2,
+    position_embedding_size=32,
+    rope_parameters=dict(rope_type="default", rope_theta=100.0),
     standardize=True,
 )
 
@@ -45,9 +63,15 @@ def raw_config() -> Callable[..., dict[str, Any]]:
 
     def make(*, vision: bool = True, **text: Any) -> dict[str, Any]:
         return dict(
-            model_type="diffusion_gemma", dtype="float32", canvas_length=5, image_token_id=90,
-            boi_token_id=91, eoi_token_id=92, eos_token_id=[1, 3],
-            text_config=TEXT | text, vision_config=dict(VISION) if vision else None,
+            model_type="diffusion_gemma",
+            dtype="float32",
+            canvas_length=5,
+            image_token_id=90,
+            boi_token_id=91,
+            eoi_token_id=92,
+            eos_token_id=[1, 3],
+            text_config=TEXT | text,
+            vision_config=dict(VISION) if vision else None,
         )
 
     return make

@@ -138,9 +138,15 @@ def test_unreadable_files(tmp_path: Path, content: str | None, message: str) -> 
 def test_generation_config_of_the_26b(raw_config: RawConfig) -> None:
     model = ModelConfig.parse(raw_config())
     raw = dict(
-        max_new_tokens=256, max_denoising_steps=48, t_min=0.4, t_max=0.8, stability_threshold=1,
+        max_new_tokens=256,
+        max_denoising_steps=48,
+        t_min=0.4,
+        t_max=0.8,
+        stability_threshold=1,
         sampler_config=dict(_cls_name="EntropyBoundSamplerConfig", entropy_bound=0.1),
-        confidence_threshold=0.005, eos_token_id=[1, 106, 50], pad_token_id=0,
+        confidence_threshold=0.005,
+        eos_token_id=[1, 106, 50],
+        pad_token_id=0,
     )
     config = GenerationConfig.parse(raw, model=model)
     # The library's defaults are the released numbers; only the end tokens are the file's.

@@ -23,14 +23,21 @@ COMMANDS = [line for block in blocks("bash") for line in block.strip().splitline
 def run(command, *, folder, shell=False):
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     return subprocess.run(
-        command, shell=shell, cwd=folder, env=os.environ | {"PATH": path}, check=False,
-        capture_output=True, text=True, timeout=300, stdin=subprocess.DEVNULL,
+        command,
+        shell=shell,
+        cwd=folder,
+        env=os.environ | {"PATH": path},
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        stdin=subprocess.DEVNULL,
     )
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """A working folder that has the recipes, so that what a command writes stays out of the tree."""
+    """A working folder with the recipes: what a command writes stays out of the tree."""
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     return tmp_path
 

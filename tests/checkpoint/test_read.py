@@ -285,7 +285,9 @@ def test_peak_memory_is_the_model_and_one_tensor(
     stored = [t.numel() * 4 for t in large.state_dict().values()]
     run = subprocess.run(
         [sys.executable, "-c", MEASURE, str(folder), str(tmp_path / "large"), dtype],
-        capture_output=True, text=True, check=True,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     model = sum(stored) * getattr(torch, dtype).itemsize / 4
     # One tensor as stored and as cast, and 8 MB of slack for headers and the allocator. A file

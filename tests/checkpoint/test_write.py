@@ -38,7 +38,9 @@ def test_save_load_save_is_byte_identical(
         network, first, generation=generation, dtype=dtype, max_shard_bytes=max_shard_bytes
     )
     save_checkpoint(
-        load_network(first), second, generation=read_generation_config(first),
+        load_network(first),
+        second,
+        generation=read_generation_config(first),
         max_shard_bytes=max_shard_bytes,
     )
     assert contents(first) == contents(second)
@@ -134,8 +136,12 @@ def test_a_checkpoint_is_replaced(
 @pytest.mark.parametrize("after", [10**9, SHARD])
 @pytest.mark.parametrize("moves", range(4))
 def test_a_crash_while_replacing(
-    make_network: Callable[..., Network], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    before: int, after: int, moves: int,
+    make_network: Callable[..., Network],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    before: int,
+    after: int,
+    moves: int,
 ) -> None:
     """After any number of moved files: the folder loads as the new one or not at all, and the
     new one lies whole in either place."""

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from gesso.diffusion.noise import corrupt
+from gesso.diffusion.noise import corrupt, ramp
 
 VOCAB = 64
 
@@ -50,3 +50,23 @@ def test_the_generator_decides_and_the_tokens_stay_as_they_are() -> None:
     assert torch.equal(tokens, torch.arange(tokens.numel()).view_as(tokens) % VOCAB)
     assert torch.equal(first, noisy(0.5, seed=1)[1])
     assert not torch.equal(first, noisy(0.5, seed=2)[1])
+
+
+def test_levels_by_position() -> None:
+    tokens = torch.zeros(1, 8, dtype=torch.int64)
+    levels = torch.tensor([[0.0] * 4 + [1.0] * 4])
+    generator = torch.Generator().manual_seed(0)
+    changed = corrupt(tokens, levels, vocab_size=1 << 20, generator=generator)[0] != 0
+    assert changed.tolist() == [False] * 4 + [True] * 4
+
+
+def test_a_ramp_rises_from_all_clean_to_all_noise() -> None:
+    middle, width = torch.tensor([0.0, 0.5, 1.0]), torch.tensor([0.25, 0.5, 0.25])
+    levels = ramp(middle, width, length=16)
+    assert (levels.diff(dim=1) >= 0).all()
+    assert (levels[0] == 1).all()
+    assert levels[1, 0] == 0
+    assert levels[1, -1] == 1
+    assert (levels[2] == 0).all()
+    # The rise takes its share of the canvas, around the middle.
+    assert ((levels[1] > 0) & (levels[1] < 1)).sum() == 8

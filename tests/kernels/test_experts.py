@@ -10,7 +10,11 @@ from gesso.kernels.experts import experts
 
 # (tokens, k, experts, M, F): one token, k = 1, k = E, more experts than pairs, odd counts.
 SHAPES = [
-    (1, 1, 2, 8, 8), (7, 3, 5, 12, 20), (33, 2, 3, 16, 4), (5, 4, 4, 24, 8), (3, 2, 40, 8, 16)
+    (1, 1, 2, 8, 8),
+    (7, 3, 5, 12, 20),
+    (33, 2, 3, 16, 4),
+    (5, 4, 4, 24, 8),
+    (3, 2, 40, 8, 16),
 ]
 
 

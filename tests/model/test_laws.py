@@ -199,7 +199,10 @@ def test_a_canvas_from_the_middle_sees_what_came_before(
     ids, canvas, soft = tokens(2, 20), tokens(2, CANVAS, seed=1), a_soft(network, 2)
     begin = torch.tensor(starts)
     logits = network.denoise(
-        canvas, cache=encoded(network, ids, trim=False), soft=soft, starts=begin,
+        canvas,
+        cache=encoded(network, ids, trim=False),
+        soft=soft,
+        starts=begin,
         positions=begin[:, None] + torch.arange(CANVAS),
     )
     for row, start in enumerate(starts):
@@ -212,7 +215,9 @@ def test_starts_in_a_padded_batch(network: Network) -> None:
     ids, mask, _ = left_padded(18, 11)
     canvas, start = tokens(2, CANVAS, seed=1), 13
     logits = network.denoise(
-        canvas, cache=encoded(network, ids, trim=False, mask=mask), starts=torch.full((2,), start),
+        canvas,
+        cache=encoded(network, ids, trim=False, mask=mask),
+        starts=torch.full((2,), start),
         positions=start + torch.arange(CANVAS)[None],
     )
     cache = encoded(network, ids[:, :start], mask=mask[:, :start])

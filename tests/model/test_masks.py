@@ -11,7 +11,9 @@ CPU = torch.device("cpu")
 
 
 @given(
-    columns=st.integers(1, 9), kept=st.integers(0, 6), data=st.data(),
+    columns=st.integers(1, 9),
+    kept=st.integers(0, 6),
+    data=st.data(),
     window=st.none() | st.integers(1, 8),
 )
 def test_against_the_rule(columns: int, kept: int, window: int | None, data: st.DataObject) -> None:
@@ -47,9 +49,7 @@ def test_no_query_is_left_without_a_key() -> None:
     """Softmax over nothing is NaN in some attention kernels; padding columns see themselves."""
     real = torch.tensor([[False] * 7 + [True, False], [False] * 9])
     for window in (None, 3):
-        mask = causal_mask(
-            columns=6, kept=3, window=window, padding=real, blocks=None, device=CPU
-        )
+        mask = causal_mask(columns=6, kept=3, window=window, padding=real, blocks=None, device=CPU)
         assert mask is not None
         assert mask.any(-1).all()
 

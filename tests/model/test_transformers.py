@@ -46,30 +46,47 @@ def draw_shape(seed: int) -> Shape:
     types = ["sliding_attention", "full_attention"]
     kinds = [types[0], *rng.choices(types, k=layers - 2), types[1]]
     text = dict(
-        vocab_size=rng.randint(64, 300), hidden_size=rng.choice((32, 48, 80)),
-        intermediate_size=rng.choice((40, 64)), moe_intermediate_size=rng.choice((8, 24)),
-        num_hidden_layers=layers, num_attention_heads=6 * rng.choice((1, 2)),
-        num_key_value_heads=kv_heads, head_dim=rng.choice((8, 16)),
-        num_global_key_value_heads=global_kv_heads, global_head_dim=rng.choice((16, 32, 64)),
-        num_experts=experts, top_k_experts=rng.choice((1, 2, experts)),
-        sliding_window=rng.randint(3, 12), max_position_embeddings=2048, layer_types=kinds,
-        use_bidirectional_attention="vision", final_logit_softcapping=rng.choice((30.0, 5.0)),
+        vocab_size=rng.randint(64, 300),
+        hidden_size=rng.choice((32, 48, 80)),
+        intermediate_size=rng.choice((40, 64)),
+        moe_intermediate_size=rng.choice((8, 24)),
+        num_hidden_layers=layers,
+        num_attention_heads=6 * rng.choice((1, 2)),
+        num_key_value_heads=kv_heads,
+        head_dim=rng.choice((8, 16)),
+        num_global_key_value_heads=global_kv_heads,
+        global_head_dim=rng.choice((16, 32, 64)),
+        num_experts=experts,
+        top_k_experts=rng.choice((1, 2, experts)),
+        sliding_window=rng.randint(3, 12),
+        max_position_embeddings=2048,
+        layer_types=kinds,
+        use_bidirectional_attention="vision",
+        final_logit_softcapping=rng.choice((30.0, 5.0)),
         rope_parameters=dict(
             sliding_attention=dict(rope_type="default", rope_theta=rng.choice((1e3, 1e4))),
             full_attention=dict(
-                rope_type="proportional", rope_theta=rng.choice((1e5, 1e6)),
+                rope_type="proportional",
+                rope_theta=rng.choice((1e5, 1e6)),
                 partial_rotary_factor=rng.choice((0.25, 0.5, 1.0)),
             ),
         ),
     )
     heads, head_dim = rng.choice((1, 2, 3)), rng.choice((8, 12, 16))
     vision = dict(
-        model_type="gemma4_vision", hidden_size=rng.choice((24, 40)),
-        intermediate_size=rng.choice((32, 56)), num_hidden_layers=rng.randint(1, 3),
-        num_attention_heads=heads, num_key_value_heads=heads, head_dim=head_dim,
-        patch_size=rng.choice((2, 4)), position_embedding_size=rng.choice((32, 50)),
-        pooling_kernel_size=rng.choice((2, 3)), standardize=rng.random() < 0.7,
-        use_clipped_linears=False, rope_parameters=dict(rope_theta=100.0, rope_type="default"),
+        model_type="gemma4_vision",
+        hidden_size=rng.choice((24, 40)),
+        intermediate_size=rng.choice((32, 56)),
+        num_hidden_layers=rng.randint(1, 3),
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        head_dim=head_dim,
+        patch_size=rng.choice((2, 4)),
+        position_embedding_size=rng.choice((32, 50)),
+        pooling_kernel_size=rng.choice((2, 3)),
+        standardize=rng.random() < 0.7,
+        use_clipped_linears=False,
+        rope_parameters=dict(rope_theta=100.0, rope_type="default"),
     )
     return Shape(text, vision, rng.randint(3, 12), odd_experts=rng.random() < 0.5)
 
@@ -84,8 +101,12 @@ class Oracle:
     @classmethod
     def random(cls, shape: Shape, seed: int) -> "Oracle":
         config = transformers.DiffusionGemmaConfig(
-            text_config=dict(shape.text), vision_config=dict(shape.vision),
-            canvas_length=shape.canvas, image_token_id=IMAGE, boi_token_id=BEGIN, eoi_token_id=END,
+            text_config=dict(shape.text),
+            vision_config=dict(shape.vision),
+            canvas_length=shape.canvas,
+            image_token_id=IMAGE,
+            boi_token_id=BEGIN,
+            eoi_token_id=END,
         )
         config._attn_implementation = "sdpa"  # its eager path cannot take padding
         model = transformers.DiffusionGemmaForBlockDiffusion(config).float()
@@ -109,12 +130,18 @@ class Oracle:
         positions = torch.arange(mask.shape[1] - ids.shape[1], mask.shape[1])[None]
         # Built beforehand: a plain call drops the mask that lets image tokens see each other.
         masks = encoder.create_masks_for_generate(
-            config=self.config, inputs_embeds=torch.empty(*ids.shape, 0), attention_mask=mask,
-            past_key_values=cache, position_ids=positions,
+            config=self.config,
+            inputs_embeds=torch.empty(*ids.shape, 0),
+            attention_mask=mask,
+            past_key_values=cache,
+            position_ids=positions,
             mm_token_type_ids=media.get("mm_token_type_ids"),
         )
         return encoder(
-            input_ids=ids, attention_mask=masks, past_key_values=cache, position_ids=positions,
+            input_ids=ids,
+            attention_mask=masks,
+            past_key_values=cache,
+            position_ids=positions,
             **media,
         ).last_hidden_state
 
@@ -123,11 +150,15 @@ class Oracle:
     ) -> Tensor:
         start, length = mask.shape[1], canvas.shape[1]
         masks = self.model.model.decoder.create_diffusion_decoder_attention_mask(
-            config=self.config, inputs_embeds=torch.empty(*canvas.shape, 0), past_key_values=cache,
+            config=self.config,
+            inputs_embeds=torch.empty(*canvas.shape, 0),
+            past_key_values=cache,
             decoder_attention_mask=F.pad(mask, (0, length), value=True),
         )
         return self.model(
-            decoder_input_ids=canvas, past_key_values=cache, decoder_attention_mask=masks,
+            decoder_input_ids=canvas,
+            past_key_values=cache,
+            decoder_attention_mask=masks,
             decoder_position_ids=torch.arange(start, start + length)[None],
             self_conditioning_logits=previous,
         ).logits
@@ -270,11 +301,26 @@ def test_images(pair: Pair) -> None:
     close(images, features.pooler_output)
 
     text = prompt(9)[0][0].tolist()
-    ids = torch.tensor([[
-        *text[:3], BEGIN, *[IMAGE] * 2, END, *text[3:5], BEGIN, *[IMAGE] * 12, END, *text[5:],
-    ]])
+    ids = torch.tensor(
+        [
+            [
+                *text[:3],
+                BEGIN,
+                *[IMAGE] * 2,
+                END,
+                *text[3:5],
+                BEGIN,
+                *[IMAGE] * 12,
+                END,
+                *text[5:],
+            ]
+        ]
+    )
     compare(
-        pair, ids, torch.ones_like(ids, dtype=torch.bool), images=images,
+        pair,
+        ids,
+        torch.ones_like(ids, dtype=torch.bool),
+        images=images,
         pixel_values=torch.stack([F.pad(p, (0, 0, 0, most - len(p))) for p, _ in pack]),
         image_position_ids=torch.stack(
             [F.pad(where, (0, 0, 0, most - len(where)), value=-1) for _, where in pack]

@@ -264,6 +264,44 @@ def test_the_generator_decides(network: Network) -> None:
     assert total(1) == total(1) != total(2)
 
 
+def losses(network: Network, **options: object) -> list[float]:
+    generator = torch.Generator().manual_seed(SEED)
+    values = training_loss(network, BATCH, ObjectiveConfig(**options), generator=generator)
+    return [float(value.detach()) for value in values]
+
+
+def test_several_draws_are_averaged(network: Network) -> None:
+    """Two draws for one encoding are the mean of the two that one generator gives in a row."""
+    generator = torch.Generator().manual_seed(SEED)
+    singly = [
+        float(training_loss(network, BATCH, CONFIGS[0], generator=generator).denoise.detach())
+        for _ in range(2)
+    ]
+    assert singly[0] != singly[1]
+    total, denoise, causal, _ = losses(network, draws=2)
+    assert denoise == pytest.approx(sum(singly) / 2, rel=1e-10)
+    assert causal == losses(network)[2]
+    assert total == pytest.approx(denoise + causal, rel=1e-10)
+
+
+def test_the_causal_loss_of_the_answer_alone(network: Network) -> None:
+    expected = 0.0
+    for row, (prompt, answer) in enumerate(ROWS):
+        tokens = torch.tensor([prompt + answer])
+        hidden = network.encode(tokens, cache=network.new_cache(batch_size=1))
+        scores = network.head(hidden[0, len(prompt) - 1 : -1]).log_softmax(-1)
+        picked = scores[torch.arange(len(answer)), torch.tensor(answer)]
+        expected -= float(picked.mean().detach()) / len(ROWS)
+    assert losses(network, causal_prompt=False)[2] == pytest.approx(expected, rel=1e-9)
+
+
+def test_ramps_change_the_noise_alone(network: Network) -> None:
+    even, ramped = losses(network), losses(network, ramp=1.0)
+    assert even[2] == ramped[2]
+    assert even[1] != ramped[1]
+    assert all(value == value for value in losses(network, ramp=1.0, leave_one_out=True))
+
+
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
@@ -271,6 +309,8 @@ def test_the_generator_decides(network: Network) -> None:
         (dict(self_conditioning=-0.1), "self_conditioning"),
         (dict(causal_weight=-1.0), "causal_weight: got -1.0"),
         (dict(min_level=0.5), "min_level: got 0.5"),
+        (dict(ramp=-0.5), "ramp: got -0.5"),
+        (dict(draws=0), "draws: got 0"),
     ],
 )
 def test_bad_config(keys: dict, message: str) -> None:

@@ -33,6 +33,8 @@ _LAYER = {
     "denoise_scalar": "layer_scalar",
 }
 
+_VISION = "model.encoder.vision_tower"
+
 _TOP = {
     "embed.weight": "model.decoder.embed_tokens.weight",
     "norm.weight": "model.decoder.norm.weight",
@@ -40,10 +42,10 @@ _TOP = {
     "self_conditioning.mlp.gate.weight": "model.decoder.self_conditioning.gate_proj.weight",
     "self_conditioning.mlp.up.weight": "model.decoder.self_conditioning.up_proj.weight",
     "self_conditioning.mlp.down.weight": "model.decoder.self_conditioning.down_proj.weight",
-    "vision.patches.input.weight": "model.encoder.vision_tower.patch_embedder.input_proj.weight",
-    "vision.patches.positions": "model.encoder.vision_tower.patch_embedder.position_embedding_table",
-    "vision.std_bias": "model.encoder.vision_tower.std_bias",
-    "vision.std_scale": "model.encoder.vision_tower.std_scale",
+    "vision.patches.input.weight": f"{_VISION}.patch_embedder.input_proj.weight",
+    "vision.patches.positions": f"{_VISION}.patch_embedder.position_embedding_table",
+    "vision.std_bias": f"{_VISION}.std_bias",
+    "vision.std_scale": f"{_VISION}.std_scale",
     "projector.proj.weight": "model.encoder.embed_vision.embedding_projection.weight",
 }
 
@@ -75,7 +77,7 @@ def published_name(native: str) -> str:
     assert match, f"no published name for {native}"
     vision, index, rest = match.groups()
     if vision:
-        return f"model.encoder.vision_tower.encoder.layers.{index}.{_VISION_LAYER[rest]}"
+        return f"{_VISION}.encoder.layers.{index}.{_VISION_LAYER[rest]}"
     if rest == "encode_scalar":
         return f"{_ENCODER_LAYER}.{index}.layer_scalar"
     return f"model.decoder.layers.{index}.{_LAYER[rest]}"

@@ -89,13 +89,9 @@ class SeededDraws:
 def invert_cumulative(probabilities: Tensor, uniform: Tensor) -> Tensor:
     """The first id whose cumulative probability passes the uniform: (..., V), (...) -> (...).
 
-    The uniform is scaled by the sum, so that rounding never leaves the end of the list open; an
-    id of probability 0 is never chosen.
+    The uniform is scaled by the sum, so that rounding never leaves the end of the list open: at
+    most 1 - 2**-24, it never rounds up to the sum. An id of probability 0 is never chosen.
     """
     cumulative = probabilities.cumsum(-1)
-    total = cumulative[..., -1:].contiguous()
-    target = uniform[..., None] * total
-    index = torch.searchsorted(cumulative, target, right=True)[..., 0]
-    # u < 1, but u * sum may round up to the sum: then the last id with probability above 0.
-    last = torch.searchsorted(cumulative, total)[..., 0]
-    return torch.minimum(index, last)
+    target = uniform[..., None] * cumulative[..., -1:]
+    return torch.searchsorted(cumulative, target, right=True)[..., 0]

@@ -43,9 +43,7 @@ def training_loss(
     width = int((batch.prompt_length + batch.answer_length).max())
     hidden = network.encode(batch.ids[:, :width], cache=cache)
     causal = _causal_loss(network, hidden, batch, config, width)
-    drawn = [
-        _denoising_loss(network, cache, batch, config, generator) for _ in range(config.draws)
-    ]
+    drawn = [_denoising_loss(network, cache, batch, config, generator) for _ in range(config.draws)]
     denoise, hits = (torch.stack(values).mean() for values in zip(*drawn, strict=True))
     return Losses(denoise + config.causal_weight * causal, denoise, causal, hits)
 
@@ -110,9 +108,7 @@ def _denoising_loss(
     return loss, hits.float().mean()
 
 
-def _with_ramps(
-    level: Tensor, share: float, length: int, generator: torch.Generator
-) -> Tensor:
+def _with_ramps(level: Tensor, share: float, length: int, generator: torch.Generator) -> Tensor:
     """Even levels (B,), the given share of them replaced by ramps of random place and width."""
     coin, width = torch.rand(2, len(level), generator=generator)
     ramps = ramp(level, 0.02 + 0.5 * width.to(level.dtype), length=length)
