@@ -286,7 +286,7 @@ def test_several_draws_are_averaged(network: Network) -> None:
 
 def test_the_causal_loss_of_the_answer_alone(network: Network) -> None:
     expected = 0.0
-    for row, (prompt, answer) in enumerate(ROWS):
+    for prompt, answer in ROWS:
         tokens = torch.tensor([prompt + answer])
         hidden = network.encode(tokens, cache=network.new_cache(batch_size=1))
         scores = network.head(hidden[0, len(prompt) - 1 : -1]).log_softmax(-1)

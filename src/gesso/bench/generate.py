@@ -8,7 +8,6 @@ what disturbs the machine disturbs all of them, and a ratio is of medians over t
 from __future__ import annotations
 
 import itertools
-import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -17,8 +16,8 @@ from typing import Any, Protocol
 
 import torch
 
-import gesso
 from gesso.checkpoint import resolve
+from gesso.environment import environment
 from gesso.generation.model import DiffusionGemma, load
 from gesso.tasks import get_task
 
@@ -114,7 +113,7 @@ def bench_generate(
         "contenders": rows,
         "ratios": _ratios(rows),
         "notes": notes,
-        "environment": _environment(),
+        "environment": environment(),
     }
 
 
@@ -174,31 +173,6 @@ def _ratios(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
         if ours and theirs:
             ratios[name] = ours / theirs
     return ratios
-
-
-def _environment() -> dict[str, Any]:
-    return {
-        "gesso": gesso.__version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "threads": torch.get_num_threads(),
-        "machine": platform.machine(),
-        "cpu": _cpu_name(),
-    }
-
-
-def _cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    names = (
-        [
-            line.split(":", 1)[1].strip()
-            for line in info.read_text().splitlines()
-            if line.startswith("model name")
-        ]
-        if info.exists()
-        else []
-    )
-    return names[0] if names else platform.processor()
 
 
 def _first_line(error: Exception) -> str:

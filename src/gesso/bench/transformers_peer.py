@@ -37,9 +37,9 @@ class Transformers:
             t_min=0.4,
             t_max=0.8,
             sampler_config=EntropyBoundSamplerConfig(entropy_bound=0.1),
-            # A mean entropy is never below 0: no canvas stops early.
+            # As good as never: no canvas stops early (0 itself is refused).
             stability_threshold=1,
-            confidence_threshold=0.0,
+            confidence_threshold=1e-30,
             pad_token_id=0,
             # An id that no canvas can hold: no answer ends early.
             eos_token_id=[self._model.config.text_config.vocab_size],

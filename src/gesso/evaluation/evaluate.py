@@ -12,6 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from gesso.environment import environment
 from gesso.generation.events import Result
 from gesso.generation.model import DiffusionGemma, Mode
 from gesso.tasks import Example, Task
@@ -46,7 +47,14 @@ def evaluate(
         examples = list(itertools.islice(task.examples(split=split, seed=seed), n))
         for mode in modes:
             runs.append(_run(model, task, examples, split, mode, on_example))
-    return {"task": task.name, "n": n, "seed": seed, "runs": runs}
+    return {
+        "task": task.name,
+        "n": n,
+        "seed": seed,
+        "dtype": str(model.network.dtype).removeprefix("torch."),
+        "runs": runs,
+        "environment": environment(),
+    }
 
 
 def _run(

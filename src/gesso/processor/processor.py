@@ -83,7 +83,7 @@ class Processor:
 
     @property
     def end_of_turn_id(self) -> int:
-        """The token that closes an answer: the end of a turn, or eos where no template knows turns."""
+        """The token that closes an answer: the end of a turn; eos where there is no template."""
         return self.tokenizer.id("<eos>" if self.template is None else "<turn|>")
 
     def parse(self, ids: Sequence[int]) -> Reply:
