@@ -8,17 +8,20 @@ import sys
 
 import gesso
 
-SENTENCE = (
-    "Hi, this is Ines Duarte: could you send 12 blue mugs to 14 Elm Street by Friday? Thanks!"
-)
+SENTENCE = "My new number is 555-0134. John Baker, Initech."
 
 
 def main() -> None:
     model = gesso.load("tiny")
     answer = model.generate("Extract: " + " ".join(sys.argv[1:] or [SENTENCE]))
     print(answer.text)
-    for key, value in json.loads(answer.text).items():
-        print(f"  {key:<12} {value}")
+    try:
+        parsed = json.loads(answer.text)
+    except json.JSONDecodeError as error:
+        print(f"  not valid JSON: {error}")
+    else:
+        for key, value in parsed.items():
+            print(f"  {key:<12} {value}")
     stats = answer.stats
     print(f"{stats.new_tokens} tokens in {stats.forwards} forwards, {stats.seconds:.2f} s")
 

@@ -1,6 +1,7 @@
 """What tests of several folders share: the recorded reference, and small random networks."""
 
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +71,8 @@ def raw_config() -> Callable[..., dict[str, Any]]:
             boi_token_id=91,
             eoi_token_id=92,
             eos_token_id=[1, 3],
-            text_config=TEXT | text,
-            vision_config=dict(VISION) if vision else None,
+            text_config=deepcopy(TEXT) | text,
+            vision_config=deepcopy(VISION) if vision else None,
         )
 
     return make

@@ -283,7 +283,8 @@ def test_a_reply_that_spells_control_tokens_is_text(processor: Processor, text: 
 def test_parse_never_raises(processor: Processor, data: st.DataObject) -> None:
     ids = data.draw(st.lists(st.integers(0, processor.tokenizer.vocab_size), max_size=30))
     reply = processor.parse(ids)
-    assert len(reply.text) <= len(processor.tokenizer.decode(ids))
+    # A control token may part the bytes of a character, so tokens are counted singly.
+    assert len(reply.text) <= sum(len(processor.tokenizer.decode([i])) for i in ids)
 
 
 def test_importing_is_light() -> None:

@@ -179,7 +179,8 @@ def test_another_recipe_is_refused(
 
 
 def test_the_loss_goes_down(config: TrainConfig, tmp_path: Path) -> None:
-    """On one batch again and again: from ln(vocabulary), about, to less than half."""
+    """On one batch again and again, to less than half. At the start the causal pass knows nothing,
+    ln(vocabulary) is 7.8; the denoiser already leans towards the token that it sees."""
     config = replace(
         config, steps=40, dtype="float32", save_every=1000,
         optimizer=OptimizerConfig(lr=1e-2, warmup_steps=3, ema_decay=0.0),
@@ -189,7 +190,8 @@ def test_the_loss_goes_down(config: TrainConfig, tmp_path: Path) -> None:
     trainer._data.batch = lambda step: batch  # type: ignore[method-assign]
     trainer.run(on_step=lambda log: losses.append((log.denoise, log.causal)))
     first, last = (torch.tensor(part).mean(0) for part in (losses[:2], losses[-5:]))
-    assert (first > 6).all()
+    assert first[1] > 7
+    assert first[0] > 4
     assert (last < first / 2).all()
 
 
