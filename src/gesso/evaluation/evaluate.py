@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from gesso.environment import environment
@@ -65,7 +65,7 @@ def _run(
     mode: Mode,
     on_example: Watch,
 ) -> dict[str, Any]:
-    verdicts: list[dict[str, bool]] = []
+    verdicts: list[Mapping[str, float]] = []
     results: list[Result] = []
     started = time.perf_counter()
     for done, example in enumerate(examples, 1):
@@ -86,8 +86,10 @@ def _run(
     }
 
 
-def _accuracy(examples: Sequence[Example], verdicts: Sequence[dict[str, bool]]) -> dict[str, Any]:
-    by_kind: dict[str, list[bool]] = defaultdict(list)
+def _accuracy(
+    examples: Sequence[Example], verdicts: Sequence[Mapping[str, float]]
+) -> dict[str, Any]:
+    by_kind: dict[str, list[float]] = defaultdict(list)
     for example, verdict in zip(examples, verdicts, strict=True):
         if "kind" in example.info:
             by_kind[example.info["kind"]].append(verdict["exact"])

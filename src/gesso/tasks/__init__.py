@@ -1,13 +1,20 @@
 """Tasks: sources of examples with a judge, found by name."""
 
 from collections.abc import Callable
+from functools import partial
 
 from gesso.tasks.extract import ExtractTask
+from gesso.tasks.sudoku import SudokuTask
 from gesso.tasks.task import Example, Task
 
 __all__ = ["Example", "Task", "get_task"]
 
-_TASKS: dict[str, Callable[[], Task]] = {"extract": ExtractTask}
+_TASKS: dict[str, Callable[[], Task]] = {
+    "extract": ExtractTask,
+    "sudoku4": partial(SudokuTask, 4),
+    "sudoku6": partial(SudokuTask, 6),
+    "sudoku9": partial(SudokuTask, 9),
+}
 
 
 def get_task(name: str) -> Task:

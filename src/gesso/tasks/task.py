@@ -36,6 +36,6 @@ class Task(Protocol):
         """An endless stream, the same for the same split and seed. ValueError: unknown split."""
         ...
 
-    def verdict(self, example: Example, text: str) -> dict[str, bool]:
-        """Named verdicts on an answer; "exact" is always among them."""
+    def verdict(self, example: Example, text: str) -> Mapping[str, float]:
+        """Named verdicts on an answer, each a share between 0 and 1; "exact" is always there."""
         ...
