@@ -109,7 +109,8 @@ class CacheWriter:
                     pair[0].narrow(2, pair[0].shape[2] - keep, keep).clone(),
                     pair[1].narrow(2, pair[1].shape[2] - keep, keep).clone(),
                 )
-            cache._layers[index] = pair
+            # One memory layout, whatever the pass made: every step of a canvas reads it.
+            cache._layers[index] = pair[0].contiguous(), pair[1].contiguous()
         cache.length += self.columns
         cache.mask = self._mask
 

@@ -1,4 +1,4 @@
-"""What a measurement was made with: versions, machine, and the commit of a source checkout."""
+"""The machine: which device to take, and what a measurement was made with."""
 
 from __future__ import annotations
 
@@ -23,6 +23,18 @@ def environment() -> dict[str, Any]:
         "machine": platform.machine(),
         "cpu": _cpu_name(),
     }
+
+
+def pick_device(name: str) -> torch.device:
+    """ "auto" takes a GPU when there is one. ValueError for a device that is not to be had."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device: got {name!r}, which is not to be had here ({error})") from None
+    return device
 
 
 def _commit() -> str | None:

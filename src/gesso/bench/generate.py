@@ -39,11 +39,10 @@ class Contender(Protocol):
 
 
 class Gesso:
-    name = "gesso"
-
-    def __init__(self, source: str, dtype: str) -> None:
+    def __init__(self, source: str, dtype: str, *, compile: bool = False) -> None:
+        self.name = "gesso (compiled)" if compile else "gesso"
         self.dtype = dtype
-        self._model: DiffusionGemma = load(source, dtype=dtype, device="cpu")
+        self._model: DiffusionGemma = load(source, dtype=dtype, device="cpu", compile=compile)
 
     def generate(self, prompt_ids: Sequence[int], *, steps: int, new_tokens: int) -> int:
         result = self._model.generate_ids(
@@ -64,12 +63,14 @@ def bench_generate(
     rounds: int = 5,
     threads: int | None = None,
     canvases: int = 2,
+    compile: bool = False,
     on_round: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
     """A report that serialises to JSON: "contenders" with tokens per second, and "ratios".
 
-    peer: "transformers" or None. rounds: how often each contender runs over all prompts, after one
-    run that is not counted. ValueError for an unknown peer, or one that is not installed.
+    peer: "transformers" or None. compile: gesso's compiled steps too. rounds: how often each
+    contender runs over all prompts, after one run that is not counted. ValueError for an unknown
+    peer, or one that is not installed.
     """
     for name, value in (("steps", steps), ("rounds", rounds), ("canvases", canvases)):
         if value < 1:
@@ -79,6 +80,8 @@ def bench_generate(
     folder = resolve(source)
     first = Gesso(source, "float32")
     contenders: list[Contender] = [first, Gesso(source, "bfloat16")]
+    if compile:
+        contenders += [Gesso(source, dtype, compile=True) for dtype in ("float32", "bfloat16")]
     notes: list[str] = []
     if peer is not None:
         contenders += _peers(peer, folder, notes)
@@ -163,7 +166,7 @@ def _ratios(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
         speeds = [
             row["tokens_per_second_median"]
             for row in rows
-            if (row["name"] == "gesso") == ours and dtype in (None, row["dtype"])
+            if row["name"].startswith("gesso") == ours and dtype in (None, row["dtype"])
         ]
         return max(speeds, default=None)
 

@@ -23,6 +23,9 @@ def add(commands: Commands, *, parents: Sequence[argparse.ArgumentParser]) -> No
     parser.add_argument("--peer", choices=("transformers",), help="whom to measure beside")
     parser.add_argument("--steps", type=int, default=16, metavar="N", help="of a canvas (16)")
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="rounds (5)")
+    parser.add_argument(
+        "--compile", action="store_true", help="gesso's compiled steps too; a minute more"
+    )
     add_threads(parser)
     parser.add_argument("--json", action="store_true", help="the report as one JSON object")
     parser.add_argument("--out", type=Path, metavar="FILE", help="also write the report here")
@@ -42,6 +45,7 @@ def run(args: argparse.Namespace) -> int:
             steps=args.steps,
             rounds=args.rounds,
             threads=args.threads,
+            compile=args.compile,
             on_round=lambda done, total: bar.step("rounds", done, total),
         )
     text = json.dumps(report, ensure_ascii=False)

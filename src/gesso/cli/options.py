@@ -32,6 +32,11 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, ...")
     parser.add_argument("--dtype", default="auto", help="auto (default), float32 or bfloat16")
+    parser.add_argument(
+        "--compile",
+        action="store_true",
+        help="spend half a minute now and less on every step; needs a C++ compiler",
+    )
     add_threads(parser)
 
 
@@ -71,7 +76,7 @@ def load_model(args: argparse.Namespace) -> DiffusionGemma:
     from gesso.generation.model import load
 
     set_threads(args)
-    return load(args.model, device=args.device, dtype=args.dtype)
+    return load(args.model, device=args.device, dtype=args.dtype, compile=args.compile)
 
 
 def set_threads(args: argparse.Namespace) -> None:

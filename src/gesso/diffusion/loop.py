@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from gesso.diffusion.draws import Draws
-from gesso.diffusion.sampler import Acceptance, believe
+from gesso.diffusion.sampler import Acceptance, Belief, believe
 from gesso.diffusion.schedule import TemperatureSchedule
 from gesso.diffusion.stopping import Stopping
 
@@ -35,6 +35,33 @@ class Denoiser(Protocol):
     def select(self, rows: Tensor) -> Denoiser:
         """The same for some rows of the batch."""
         ...
+
+
+class Reading(NamedTuple):
+    """One look at a canvas: what the tempered logits say, and the soft embedding (b, L, M) that
+    they make for the next look."""
+
+    belief: Belief
+    soft: Tensor
+
+
+class Reader(Protocol):
+    def __call__(
+        self, denoiser: Denoiser, tokens: Tensor, soft: Tensor | None, temperature: float
+    ) -> Reading:
+        """As `read`, which is the definition."""
+        ...
+
+
+def read(
+    denoiser: Denoiser, tokens: Tensor, soft: Tensor | None, temperature: float | Tensor
+) -> Reading:
+    """The costly part of a step, and the one that a faster engine replaces whole.
+
+    tokens (b, L), soft (b, L, M) or None; the temperature divides the logits.
+    """
+    logits = denoiser(tokens, soft) / temperature  # (b, L, V)
+    return Reading(believe(logits), denoiser.soft_embed(logits))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,11 +115,12 @@ def denoise_canvas(
     *,
     canvas: int,
     interrupt: Callable[[Tensor], Tensor] | None = None,
+    reader: Reader = read,
 ) -> Iterator[StepOutput]:
     """Refine the batch's canvases number `canvas`, yielding after every step.
 
     Ends when every row is finished. interrupt: asked after each step which of the rows (b,) to
-    finish as they stand, (b,) bool.
+    finish as they stand, (b,) bool. reader: what stands in for `read`.
     """
     tokens = draws.initial(canvas)  # (B, L)
     state = CanvasState(
@@ -103,7 +131,7 @@ def denoise_canvas(
         earlier=tokens.new_full((len(tokens), policy.stop.memory, tokens.shape[1]), -1),
     )
     while len(state.rows):
-        state, output = step(state, denoiser, draws, policy, canvas=canvas)
+        state, output = step(state, denoiser, draws, policy, canvas=canvas, reader=reader)
         if interrupt is not None:
             output = output._replace(finished=output.finished | interrupt(output.rows))
         yield output
@@ -113,12 +141,17 @@ def denoise_canvas(
 
 
 def step(
-    state: CanvasState, denoiser: Denoiser, draws: Draws, policy: Policy, *, canvas: int
+    state: CanvasState,
+    denoiser: Denoiser,
+    draws: Draws,
+    policy: Policy,
+    *,
+    canvas: int,
+    reader: Reader,
 ) -> tuple[CanvasState, StepOutput]:
     """One denoising step: denoise, sample, accept, renoise, judge."""
-    logits = denoiser(state.tokens, state.soft)
-    logits = logits / policy.temperature(state.step, policy.steps)  # (b, L, V)
-    belief = believe(logits)
+    temperature = policy.temperature(state.step, policy.steps)
+    belief, soft = reader(denoiser, state.tokens, state.soft, temperature)
     accepted = policy.accept(belief.entropy)
     sampled = draws.sample(belief.probabilities, canvas=canvas, step=state.step)
     noise = draws.renoise(canvas=canvas, step=state.step)
@@ -131,7 +164,7 @@ def step(
     return CanvasState(
         rows=state.rows,
         tokens=torch.where(accepted, sampled, noise),
-        soft=None if done == policy.steps else denoiser.soft_embed(logits),
+        soft=soft,
         earlier=earlier[:, : policy.stop.memory],
         step=done,
     ), output

@@ -11,7 +11,10 @@ import torch
 
 from gesso.checkpoint import load_network, read_generation_config, resolve
 from gesso.config import GenerationConfig
+from gesso.diffusion.loop import Reader, read
+from gesso.environment import pick_device
 from gesso.generation.autoregressive import generate_autoregressive
+from gesso.generation.compiled import compiled_reader
 from gesso.generation.events import CanvasEvent, End, Result
 from gesso.generation.loop import generate_events
 from gesso.generation.request import Parameters, Request, make_request
@@ -26,11 +29,17 @@ class DiffusionGemma:
     """A network, its processor and its generation defaults."""
 
     def __init__(
-        self, network: Network, processor: Processor, generation: GenerationConfig
+        self,
+        network: Network,
+        processor: Processor,
+        generation: GenerationConfig,
+        *,
+        reader: Reader = read,
     ) -> None:
         self.network = network
         self.processor = processor
         self.generation = generation
+        self._reader = reader
 
     def generate(
         self,
@@ -72,7 +81,7 @@ class DiffusionGemma:
         )
         if mode == "autoregressive":
             return generate_autoregressive(self.network, self.processor, request)
-        return generate_events(self.network, self.processor, [request])
+        return self._events([request])
 
     def generate_batch(
         self,
@@ -107,8 +116,9 @@ class DiffusionGemma:
             )
             for prompt, seed in zip(prompts, seeds, strict=True)
         ]
-        events = generate_events(self.network, self.processor, requests)
-        results = {event.row: event.result for event in events if isinstance(event, End)}
+        results = {
+            event.row: event.result for event in self._events(requests) if isinstance(event, End)
+        }
         return [results[row] for row in range(len(prompts))]
 
     def generate_ids(self, prompt_ids: Sequence[int], **parameters: Any) -> Result:
@@ -116,7 +126,10 @@ class DiffusionGemma:
         request = make_request(
             prompt_ids, _parameters(parameters), model=self.network.config, defaults=self.generation
         )
-        return _result(generate_events(self.network, self.processor, [request]))
+        return _result(self._events([request]))
+
+    def _events(self, requests: Sequence[Request]) -> Iterator[CanvasEvent]:
+        return generate_events(self.network, self.processor, requests, reader=self._reader)
 
     def _request(
         self,
@@ -156,27 +169,28 @@ def load(
     device: str = "auto",
     dtype: str = "auto",
     revision: str | None = None,
+    compile: bool = False,
 ) -> DiffusionGemma:
     """A checkpoint: "tiny" (comes with the package), a folder, or a hub id.
 
     device: "auto" takes a GPU when there is one. dtype: "float32", "bfloat16" or "auto": float32
-    on a CPU, the checkpoint's own elsewhere. ValueError names what is wrong with the checkpoint.
+    on a CPU, the checkpoint's own elsewhere. compile: spend half a minute now, and half the time
+    on every canvas after that; on a CPU with a C++ compiler. ValueError names what is wrong.
     """
     folder = resolve(source, revision=revision)
-    place = _device(device)
+    place = pick_device(device)
+    if compile and place.type != "cpu":
+        raise ValueError(
+            f"compile: only for the CPU so far, and the device is {place}; leave it out"
+        )
     network = load_network(folder, dtype=_dtype(dtype, place), device=place)
-    return DiffusionGemma(network.eval(), Processor.load(folder), read_generation_config(folder))
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device: got {name!r}, which is not to be had here ({error})") from None
-    return device
+    processor, generation = Processor.load(folder), read_generation_config(folder)
+    if not compile:
+        return DiffusionGemma(network.eval(), processor, generation)
+    model = DiffusionGemma(network.eval(), processor, generation, reader=compiled_reader(network))
+    # The first step compiles, and the second shows that it holds: now, not in the first request.
+    model.generate_ids([0] * 8, max_new_tokens=1, max_denoising_steps=2, adaptive_stop=False)
+    return model
 
 
 def _dtype(name: str, device: torch.device) -> torch.dtype | None:

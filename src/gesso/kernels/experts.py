@@ -15,8 +15,10 @@ from torch import Tensor
 
 # A padded group's rows: multiples of this keep the CPU's matrix kernels on one code path.
 _GROUP_ROWS = 16
-# Past this many times the real rows, padding costs more than the grouped product's overhead.
+# Past this many times the real rows, or this many in all (a training batch), padding costs more
+# than the grouped product's overhead.
 _MAX_PADDING = 4
+_MAX_PADDED_ROWS = 4096
 
 
 def experts(x: Tensor, index: Tensor, weight: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
@@ -28,10 +30,12 @@ def experts(x: Tensor, index: Tensor, weight: Tensor, gate_up: Tensor, down: Ten
     tokens, k = index.shape
     flat = index.flatten()  # (T * k,)
     order = flat.argsort(stable=True)
-    counts = torch.bincount(flat, minlength=gate_up.shape[0])  # (E,)
+    counts = (flat[:, None] == torch.arange(len(gate_up), device=x.device)).sum(0)  # (E,)
     rows = x[order // k]  # (T * k, M), sorted by expert
     on_cpu = x.device.type == "cpu"
-    if (on_cpu and _pads_well(counts, tokens * k)) or not _can_group(gate_up, down):
+    # A compiled graph cannot choose by what is in the data; canvases, which it is for, pad well.
+    pads = torch.compiler.is_compiling() or _pads_well(counts, tokens * k)
+    if (on_cpu and pads) or not _can_group(gate_up, down):
         y = _padded(rows, flat[order], counts, gate_up, down)
     else:
         y = _grouped(rows, counts, gate_up, down)
@@ -41,7 +45,8 @@ def experts(x: Tensor, index: Tensor, weight: Tensor, gate_up: Tensor, down: Ten
 
 
 def _pads_well(counts: Tensor, pairs: int) -> bool:
-    return counts.numel() * _round_up(int(counts.max())) <= _MAX_PADDING * max(pairs, _GROUP_ROWS)
+    rows = counts.numel() * _round_up(int(counts.max()))
+    return rows <= min(_MAX_PADDING * max(pairs, _GROUP_ROWS), _MAX_PADDED_ROWS)
 
 
 def _can_group(gate_up: Tensor, down: Tensor) -> bool:

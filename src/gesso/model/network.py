@@ -163,9 +163,9 @@ class Network(nn.Module):
         return self.projector(self.vision(patches, positions))
 
     @property
-    def _embed_scale(self) -> float:
+    def _embed_scale(self) -> Tensor:
         # sqrt(M) rounded to the weights' dtype: 53.0 in bf16 for M = 2816, not 53.066 (trap 14).
-        return torch.tensor(self.config.text.hidden_size**0.5, dtype=self.dtype).item()
+        return torch.tensor(self.config.text.hidden_size**0.5, dtype=self.dtype)
 
     def _embed(self, ids: Tensor) -> Tensor:
         return self.embed(ids) * self._embed_scale
