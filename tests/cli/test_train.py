@@ -67,6 +67,18 @@ def test_a_run_ends_with_a_checkpoint_that_answers(run: Run, recipe: Path, tmp_p
     assert steps(out) == [1, 2, 3]
 
 
+def test_a_file_in_place_of_the_tasks(run: Run, recipe: Path, tmp_path: Path) -> None:
+    file, out = tmp_path / "mine.jsonl", tmp_path / "out"
+    file.write_text('{"prompt": "two plus two", "completion": "four"}\n{"prompt": 1}\n')
+    code, said, err = run("train", recipe, "--out", out, "--data", file)
+    assert (code, said) == (2, "")
+    assert f"{file}: 1 bad lines; mend them, or leave them out with --skip-bad: line 2" in err
+    assert not out.exists()
+    code, _, err = run("train", recipe, "--out", out, "--data", file, "--skip-bad")
+    assert (code, err) == (0, f"{file}: left out 1 bad lines\n")
+    assert steps(out) == [1, 2]
+
+
 def test_ctrl_c_saves_between_two_steps(
     run: Run, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,7 +11,9 @@ import torch
 from gesso.processor import Processor
 from gesso.tasks import Example, get_task
 from gesso.training import data as module
-from gesso.training.data import Row, TaskData, collate, tokenize
+from gesso.training import sources
+from gesso.training.data import Batches, collate
+from gesso.training.sources import FixedSource, Row, TaskSource, tokenize
 
 TINY = Path(str(resources.files("gesso") / "assets" / "tiny"))
 L, CHUNK = 16, 4
@@ -27,10 +29,9 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_CHUNK_BATCHES", CHUNK)
 
 
-def make(processor: Processor, *, seed: int = 0, batch_size: int = 3) -> TaskData:
-    return TaskData(
-        {"extract": 1.0}, processor, batch_size=batch_size, canvas_length=L, fill_id=1, seed=seed
-    )
+def make(processor: Processor, *, seed: int = 0, batch_size: int = 3) -> Batches:
+    source = TaskSource(get_task("extract"), processor)
+    return Batches({source: 1.0}, batch_size=batch_size, canvas_length=L, fill_id=1, seed=seed)
 
 
 def same(one: tuple, other: tuple) -> bool:
@@ -55,7 +56,7 @@ def test_all_rows_of_a_chunk_are_used_once(
 ) -> None:
     drawn: list[Row] = []
     monkeypatch.setattr(
-        module, "tokenize", lambda *given: drawn.append(tokenize(*given)) or drawn[-1]
+        sources, "tokenize", lambda *given: drawn.append(tokenize(*given)) or drawn[-1]
     )
     batches = [make(processor).batch(0)]
     drawn_once = Counter(drawn)
@@ -127,7 +128,7 @@ def test_batches_hold_rows_of_like_lengths(processor: Processor) -> None:
     assert all(max(a) <= min(b) for a, b in pairwise(flat))
 
 
-def test_shares_of_a_mixture(processor: Processor, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shares_of_a_mixture(processor: Processor) -> None:
     class Fixed:
         def __init__(self, name: str) -> None:
             self.name = name
@@ -137,11 +138,33 @@ def test_shares_of_a_mixture(processor: Processor, monkeypatch: pytest.MonkeyPat
             while True:
                 yield Example(prompt=self.name, completion=self.name)
 
-    monkeypatch.setattr(module, "get_task", Fixed)
-    data = TaskData(
-        {"a": 3.0, "b": 1.0}, processor, batch_size=100, canvas_length=L, fill_id=1, seed=0
-    )
+    shares = {TaskSource(Fixed("a"), processor): 3.0, TaskSource(Fixed("b"), processor): 1.0}
+    data = Batches(shares, batch_size=100, canvas_length=L, fill_id=1, seed=0)
     a = tuple(processor.encode_prompt("a"))
     rows = [row for step in range(CHUNK) for row in rows_of(data.batch(step))]
-    # 400 draws of probability 3/4: five deviations are 0.11.
-    assert sum(row.prompt == a for row in rows) / len(rows) == pytest.approx(0.75, abs=0.11)
+    assert sum(row.prompt == a for row in rows) == 300
+
+
+@pytest.mark.parametrize("shares", [(1.0, 1.0, 1.0), (5.0, 0.001), (0.2, 0.3, 0.5), (1.0,) * 13])
+def test_a_chunk_is_full_and_every_source_has_its_share(shares: tuple[float, ...]) -> None:
+    rows = [[Row((i,), (n,)) for n in range(7)] for i in range(len(shares))]
+    given = {FixedSource(rows[i]): share for i, share in enumerate(shares)}
+    data = Batches(given, batch_size=5, canvas_length=L, fill_id=1, seed=0)
+    drawn = [row for step in range(CHUNK) for row in rows_of(data.batch(step))]
+    counts = Counter(row.prompt[0] for row in drawn)
+    assert len(drawn) == 5 * CHUNK
+    for i, share in enumerate(shares):
+        assert counts[i] == pytest.approx(5 * CHUNK * share / sum(shares), abs=1)
+        assert counts[i] >= 1
+
+
+@pytest.mark.parametrize("size", [1, 3, 20, 50])
+def test_an_epoch_holds_every_row_once_in_its_own_order(size: int) -> None:
+    source = FixedSource([Row((i,), (i,)) for i in range(size)])
+    run = [row.prompt[0] for k in range(12) for row in source.rows(10 * k, 10, seed=3)]
+    epochs = [run[i : i + size] for i in range(0, 120 - size + 1, size)]
+    assert all(sorted(epoch) == list(range(size)) for epoch in epochs)
+    if size > 3:
+        assert epochs[0] != epochs[1]
+    assert run == [row.prompt[0] for row in source.rows(0, 120, seed=3)]
+    assert size == 1 or run != [row.prompt[0] for row in source.rows(0, 120, seed=4)]

@@ -302,9 +302,61 @@ def test_ramps_change_the_noise_alone(network: Network) -> None:
     assert all(value == value for value in losses(network, ramp=1.0, leave_one_out=True))
 
 
+def seen_canvases(
+    network: Network, monkeypatch: pytest.MonkeyPatch, logits: Tensor, **options: object
+) -> tuple[Tensor, Tensor]:
+    """What the first and the scored pass looked at, when the first one believes `logits` (V,)."""
+    first: list[Tensor] = []
+    scored: list[Tensor] = []
+    hidden = network.denoise_hidden
+
+    def denoise(canvas: Tensor, **_: object) -> Tensor:
+        first.append(canvas)
+        return logits.expand(*canvas.shape, VOCAB)
+
+    def denoise_hidden(canvas: Tensor, **keys: object) -> Tensor:
+        scored.append(canvas)
+        return hidden(canvas, **keys)
+
+    monkeypatch.setattr(network, "denoise", denoise)
+    monkeypatch.setattr(network, "denoise_hidden", denoise_hidden)
+    losses(network, self_conditioning=1.0, **options)
+    return first[0], scored[0]
+
+
+def test_unrolling_shows_the_model_its_own_canvas(
+    network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sure = 50.0 * torch.nn.functional.one_hot(torch.tensor(77), VOCAB).float()
+    first, scored = seen_canvases(network, monkeypatch, sure, unroll=1.0)
+    assert (first != 77).any()
+    assert (scored == 77).all()
+    first, scored = seen_canvases(network, monkeypatch, sure, unroll=0.0)
+    assert torch.equal(first, scored)
+
+
+def test_unrolling_renoises_what_the_model_is_unsure_of(
+    network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two ids equally likely: 0.69 nats a position, so a bound of 1 lets two of five positions
+    through, and the other three are anything."""
+    two = torch.full((VOCAB,), -1e9)
+    two[[70, 71]] = 0.0
+    _, scored = seen_canvases(network, monkeypatch, two, unroll=1.0, unroll_bounds=(1.0, 1.0))
+    own = (scored == 70) | (scored == 71)
+    assert (own.sum(1) >= 2).all()
+    assert not own.all()
+    _, scored = seen_canvases(network, monkeypatch, two, unroll=1.0, unroll_bounds=(9.0, 9.0))
+    assert ((scored == 70) | (scored == 71)).all()
+    assert len(scored.unique()) == 2
+
+
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
+        (dict(unroll=2.0), "unroll: got 2.0"),
+        (dict(unroll_bounds=(0.0, 1.0)), r"unroll_bounds: got \(0.0, 1.0\)"),
+        (dict(unroll=0.5, leave_one_out=True), "unroll and leave_one_out: got both"),
         (dict(self_conditioning=1.5), "self_conditioning: got 1.5"),
         (dict(self_conditioning=-0.1), "self_conditioning"),
         (dict(causal_weight=-1.0), "causal_weight: got -1.0"),

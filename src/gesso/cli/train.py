@@ -46,6 +46,16 @@ def add(commands: Commands, *, parents: Sequence[argparse.ArgumentParser]) -> No
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the run's folder")
     parser.add_argument("--steps", type=int, metavar="N", help="in place of the recipe's")
     parser.add_argument("--seed", type=int, metavar="N", help="in place of the recipe's")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        metavar="FILE",
+        help="a JSONL file to train on in place of the recipe's tasks and data: a line holds "
+        '"messages", or "prompt" and "completion"',
+    )
+    parser.add_argument(
+        "--skip-bad", action="store_true", help="leave bad lines out instead of refusing the file"
+    )
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--resume", action="store_true", help="DIR must hold a run to continue")
     which.add_argument("--fresh", action="store_true", help="DIR must not hold a run")
@@ -59,9 +69,16 @@ def run(args: argparse.Namespace) -> int:
     given = {name: getattr(args, name) for name in ("steps", "seed")}
     changes = {name: value for name, value in given.items() if value is not None}
     config = replace(load_recipe(args.recipe), **changes)
+    if args.data is not None:
+        config = replace(config, tasks={}, data={args.data: 1.0})
+    if args.skip_bad:
+        config = replace(config, skip_bad=True)
     from gesso.training.trainer import Trainer
 
     trainer = Trainer(config, args.out)
+    for path, count in trainer.skipped.items():
+        if count:
+            print(f"{path}: left out {count:,} bad lines", file=sys.stderr)
     if trainer.resume():
         print(f"resuming at step {trainer.step:,} of {config.steps:,}", file=sys.stderr)
     if not _train(trainer):
@@ -162,7 +179,8 @@ def _say_how_to_resume(step: int, args: argparse.Namespace) -> None:
     words = ["gesso", "train", str(args.recipe), "--out", str(args.out)]
     words += [
         f"--{name}={value}"
-        for name in ("steps", "seed", "threads")
+        for name in ("steps", "seed", "threads", "data")
         if (value := getattr(args, name)) is not None
     ]
+    words += ["--skip-bad"] * args.skip_bad
     print(f"stopped after step {step:,}; to resume: {shlex.join(words)}", file=sys.stderr)

@@ -16,10 +16,11 @@ def corrupt(
     """tokens (B, L) int64 at noise levels in [0, 1], (B,) or one a position (B, L) -> (B, L).
 
     At level 0 it is the identity, at level 1 the prior. A redraw may give the same token again.
+    The generator is the CPU's: draws are the same on every device.
     """
     level = level.view(len(tokens), -1)  # (B, 1) or (B, L)
-    redraw = torch.rand(tokens.shape, generator=generator) < level
-    noise = torch.randint(vocab_size, tokens.shape, generator=generator)
+    redraw = torch.rand(tokens.shape, generator=generator).to(tokens.device) < level
+    noise = torch.randint(vocab_size, tokens.shape, generator=generator).to(tokens.device)
     return torch.where(redraw, noise, tokens)
 
 
@@ -30,6 +31,6 @@ def ramp(middle: Tensor, width: Tensor, *, length: int) -> Tensor:
     canvas. A sampler that grows an answer from its beginning meets such canvases far more often
     than an even level shows them.
     """
-    place = (torch.arange(length) + 0.5) / length
+    place = (torch.arange(length, device=middle.device) + 0.5) / length
     start = middle * (1 + width) - width  # (B,)
     return ((place - start[:, None]) / width[:, None]).clamp(0, 1)

@@ -28,10 +28,11 @@ class EntropyBound:
     """Accept the most certain positions while the entropy of the surer ones stays in the bound.
 
     The j-th surest is accepted iff the entropies before it sum to at most `bound`: its own does
-    not count, so the surest always is (EB-Sampler, arXiv 2505.24857; trap 20).
+    not count, so the surest always is (EB-Sampler, arXiv 2505.24857; trap 20). `bound` in nats,
+    one for all canvases or (B, 1).
     """
 
-    bound: float
+    bound: float | Tensor
 
     def __call__(self, entropy: Tensor) -> Tensor:
         ascending, order = entropy.sort(dim=-1, stable=True)

@@ -22,6 +22,9 @@ class ObjectiveConfig:
     draws: canvases denoised for each encoded row, whose losses are averaged: the encoding, more
     than half of a step's work, then serves them all.
     causal_prompt: whether the causal loss scores the prompt too, or the answer alone.
+    unroll: share of the self-conditioned rows whose canvas takes one step of the sampler after
+    the first pass, so that the second pass meets, and learns to mend, the model's own mistakes
+    (SUNDAE, arXiv 2112.06749). Entropy bounds are drawn log-uniformly from `unroll_bounds`.
     """
 
     causal_weight: float = 1.0
@@ -31,9 +34,11 @@ class ObjectiveConfig:
     ramp: float = 0.0
     draws: int = 1
     causal_prompt: bool = True
+    unroll: float = 0.0
+    unroll_bounds: tuple[float, float] = (0.02, 5.0)
 
     def __post_init__(self) -> None:
-        for name in ("self_conditioning", "ramp"):
+        for name in ("self_conditioning", "ramp", "unroll"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(
                     f"{name}: got {getattr(self, name)}; a share between 0 and 1 is expected"
@@ -42,6 +47,15 @@ class ObjectiveConfig:
             raise ValueError(f"draws: got {self.draws}; expected at least 1")
         if self.causal_weight < 0:
             raise ValueError(f"causal_weight: got {self.causal_weight}; expected 0 or more")
+        if not 0.0 < self.unroll_bounds[0] <= self.unroll_bounds[1]:
+            raise ValueError(
+                f"unroll_bounds: got {self.unroll_bounds}; expected two rising numbers above 0"
+            )
+        if self.unroll and self.leave_one_out:
+            raise ValueError(
+                "unroll and leave_one_out: got both; the leave-one-out head needs the noise level "
+                "of every token, which a canvas of the model's own does not have: choose one"
+            )
         if not 0.0 <= self.min_level < 0.5:
             raise ValueError(f"min_level: got {self.min_level}; expected 0 or more, below 0.5")
 
@@ -68,20 +82,25 @@ class TrainConfig:
     """One run. `model` starts from random weights; `base` from a checkpoint; exactly one is given.
 
     processor: folder with the tokenizer and the chat template, copied into the checkpoint.
-    tasks: name -> share of the examples. batch_size in examples; dtype of the working copy of the
-    weights, whose masters and moments stay in float32. save_every and log_every in steps.
+    tasks: name -> share of the examples. data: the same for JSONL files of the user's own;
+    skip_bad: leave their bad lines out instead of refusing the file. batch_size in examples;
+    dtype of the working copy of the weights, whose masters and moments stay in float32. device:
+    "auto" takes a GPU when there is one. save_every and log_every in steps.
     """
 
     steps: int
     batch_size: int
-    tasks: Mapping[str, float]
     processor: Path
+    tasks: Mapping[str, float] = field(default_factory=dict)
+    data: Mapping[str | Path, float] = field(default_factory=dict)
+    skip_bad: bool = False
     model: ModelConfig | None = None
     base: Path | None = None
     generation: GenerationConfig = field(default_factory=GenerationConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     dtype: str = "bfloat16"
+    device: str = "auto"
     seed: int = 0
     save_every: int = 500
     log_every: int = 20
@@ -92,9 +111,11 @@ class TrainConfig:
                 "a recipe gives either model (random weights) or base (a checkpoint "
                 "to start from), not both and not neither"
             )
-        if not self.tasks or min(self.tasks.values()) <= 0:
+        shares = [*self.tasks.values(), *self.data.values()]
+        if not shares or min(shares) <= 0:
             raise ValueError(
-                f"tasks: got {dict(self.tasks)}; at least one name with a share above 0 is expected"
+                f"tasks: got {dict(self.tasks)}, data: {dict(self.data)}; "
+                "at least one of them with a share above 0 is expected"
             )
         if self.dtype not in ("float32", "bfloat16"):
             raise ValueError(f"dtype: got {self.dtype!r}; expected float32 or bfloat16")

@@ -1,6 +1,6 @@
-"""Examples to token rows, and rows to batches.
+"""Rows to batches.
 
-A batch is a function of (config, step) alone, so that a resumed run sees the same data: examples
+A batch is a function of (config, step) alone, so that a resumed run sees the same data: rows
 are drawn in chunks of many batches, each chunk seeded by its number, sorted by length so that
 little is padded, and its batches shuffled.
 """
@@ -14,17 +14,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gesso.processor import Processor
-from gesso.tasks import Example, get_task
+from gesso.training.sources import Row, Source
 
 _CHUNK_BATCHES = 32
-
-
-class Row(NamedTuple):
-    """Token ids of one example: the prompt, and the answer with its closing token."""
-
-    prompt: tuple[int, ...]
-    answer: tuple[int, ...]
 
 
 class Batch(NamedTuple):
@@ -39,14 +31,8 @@ class Batch(NamedTuple):
     answer_length: Tensor
     canvases: Tensor
 
-
-def tokenize(example: Example, processor: Processor) -> Row:
-    """The answer ends with the turn's closing token, as the model will have to write it."""
-    answer = processor.tokenizer.encode(example.completion)
-    return Row(
-        tuple(processor.encode_prompt(example.prompt)),
-        (*answer, processor.end_of_turn_id),
-    )
+    def to(self, device: torch.device) -> Batch:
+        return Batch(*(tensor.to(device) for tensor in self))
 
 
 def collate(rows: Sequence[Row], *, canvas_length: int, fill_id: int) -> Batch:
@@ -64,21 +50,19 @@ def collate(rows: Sequence[Row], *, canvas_length: int, fill_id: int) -> Batch:
     )
 
 
-class TaskData:
-    """Batches of a mixture of tasks' training splits."""
+class Batches:
+    """Batches of a mixture of sources, each with its share of the rows."""
 
     def __init__(
         self,
-        tasks: Mapping[str, float],
-        processor: Processor,
+        shares: Mapping[Source, float],
         *,
         batch_size: int,
         canvas_length: int,
         fill_id: int,
         seed: int,
     ) -> None:
-        self._tasks = {get_task(name): share for name, share in tasks.items()}
-        self._processor = processor
+        self._counts = _apportion(shares, batch_size * _CHUNK_BATCHES)
         self._batch_size = batch_size
         self._canvas_length = canvas_length
         self._fill_id = fill_id
@@ -95,13 +79,28 @@ class TaskData:
         )
 
     def _make_chunk(self, number: int) -> list[list[Row]]:
-        rng = random.Random(f"{self._seed}:{number}")
-        streams = [task.examples(split="train", seed=rng.getrandbits(48)) for task in self._tasks]
-        shares = list(self._tasks.values())
-        picks = rng.choices(streams, shares, k=self._batch_size * _CHUNK_BATCHES)
-        rows = [tokenize(next(stream), self._processor) for stream in picks]
+        rows = [
+            row
+            for source, count in self._counts.items()
+            for row in source.rows(number * count, count, seed=self._seed)
+        ]
         rows.sort(key=lambda row: (-(-len(row.answer) // self._canvas_length), len(row.prompt)))
         size = self._batch_size
         batches = [rows[i : i + size] for i in range(0, len(rows), size)]
-        rng.shuffle(batches)
+        random.Random(f"{self._seed}:{number}").shuffle(batches)
         return batches
+
+
+def _apportion(shares: Mapping[Source, float], rows: int) -> dict[Source, int]:
+    """So many rows of each source, by largest remainder, at least one of each where there is
+    room."""
+    total = sum(shares.values())
+    exact = {source: rows * share / total for source, share in shares.items()}
+    counts = {source: max(1, int(amount)) for source, amount in exact.items()}
+    by_remainder = sorted(exact, key=lambda source: counts[source] - exact[source])
+    for source in by_remainder[: max(0, rows - sum(counts.values()))]:
+        counts[source] += 1
+    while (over := sum(counts.values()) - rows) > 0:
+        largest = max(counts, key=lambda source: counts[source])
+        counts[largest] -= min(over, counts[largest])
+    return {source: count for source, count in counts.items() if count}

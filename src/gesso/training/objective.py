@@ -10,13 +10,17 @@ so that "off" is a true zero, as at inference.)
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from gesso.cache import KVCache
+from gesso.diffusion.draws import invert_cumulative
 from gesso.diffusion.noise import corrupt, ramp
+from gesso.diffusion.sampler import EntropyBound, believe
 from gesso.kernels.cross_entropy import Offset, cross_entropy
 from gesso.model.network import Network
 from gesso.training.config import ObjectiveConfig
@@ -36,7 +40,11 @@ class Losses(NamedTuple):
 def training_loss(
     network: Network, batch: Batch, config: ObjectiveConfig, *, generator: torch.Generator
 ) -> Losses:
-    """The objective on one batch; `generator` draws canvases, noise levels, noise and coins."""
+    """The objective on one batch; `generator` draws canvases, noise levels, noise and coins.
+
+    The generator is the CPU's, so that a step draws the same on every device.
+    """
+    batch = batch.to(network.device)
     cache = network.new_cache(batch_size=len(batch.ids), trim=False)
     # The fill is predicted on the canvas; the causal pass stops one token after the answer, for
     # no later canvas reads the columns behind it.
@@ -52,7 +60,7 @@ def _causal_loss(
     network: Network, hidden: Tensor, batch: Batch, config: ObjectiveConfig, width: int
 ) -> Tensor:
     end = batch.prompt_length + batch.answer_length
-    target = torch.arange(1, width)
+    target = torch.arange(1, width, device=end.device)
     valid = target < end[:, None]  # (B, width - 1): the target is a real token
     if not config.causal_prompt:
         valid &= target >= batch.prompt_length[:, None]
@@ -74,23 +82,29 @@ def _denoising_loss(
     config: ObjectiveConfig,
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
-    rows, length = len(batch.ids), network.config.canvas_length
-    chosen = (torch.rand(rows, generator=generator) * batch.canvases).long()
+    rows, length, device = len(batch.ids), network.config.canvas_length, network.device
+    chosen = (_uniform(rows, generator, device) * batch.canvases).long()
     starts = batch.prompt_length + chosen * length  # (B,)
-    positions = starts[:, None] + torch.arange(length)  # (B, L)
+    positions = starts[:, None] + torch.arange(length, device=device)  # (B, L)
     clean = batch.ids.gather(1, positions)
-    uniform = torch.rand(rows, generator=generator).to(_loss_dtype(network))
+    uniform = _uniform(rows, generator, device).to(_loss_dtype(network))
     level = config.min_level + (1 - 2 * config.min_level) * uniform
     if config.ramp:
         level = _with_ramps(level, config.ramp, length, generator)  # (B, L)
     vocab_size = network.config.text.vocab_size
     noisy = corrupt(clean, level, vocab_size=vocab_size, generator=generator)
-    coin = torch.rand(rows, generator=generator) < config.self_conditioning
-    soft = _first_guess(network, cache, noisy, positions, starts, coin)
+    coin = _uniform(rows, generator, device)
+    picked = (coin < config.self_conditioning).nonzero()[:, 0]
+    soft = None
+    if len(picked):
+        soft, own = _first_pass(network, cache, noisy, positions, starts, picked, generator, config)
+        noisy = noisy.index_copy(0, picked, own)
     hidden = network.denoise_hidden(
         noisy, cache=cache, soft=soft, positions=positions, starts=starts
     )
-    weight = torch.full((rows * length,), 1 / (rows * length), dtype=_loss_dtype(network))
+    weight = torch.full(
+        (rows * length,), 1 / (rows * length), dtype=_loss_dtype(network), device=device
+    )
     offset = None
     if config.leave_one_out:
         # Where a ramp has no noise at all the observation says everything: bounded, not infinite.
@@ -110,28 +124,46 @@ def _denoising_loss(
 
 def _with_ramps(level: Tensor, share: float, length: int, generator: torch.Generator) -> Tensor:
     """Even levels (B,), the given share of them replaced by ramps of random place and width."""
-    coin, width = torch.rand(2, len(level), generator=generator)
+    coin, width = _uniform((2, len(level)), generator, level.device)
     ramps = ramp(level, 0.02 + 0.5 * width.to(level.dtype), length=length)
     return torch.where((coin < share)[:, None], ramps, level[:, None])
 
 
 @torch.no_grad()
-def _first_guess(
-    network: Network, cache: KVCache, noisy: Tensor, positions: Tensor, starts: Tensor, coin: Tensor
-) -> Tensor | None:
-    """Soft embeddings of a first pass for the rows whose coin fell so, zero for the others."""
-    picked = coin.nonzero()[:, 0]
-    if len(picked) == 0:
-        return None
+def _first_pass(
+    network: Network,
+    cache: KVCache,
+    noisy: Tensor,
+    positions: Tensor,
+    starts: Tensor,
+    picked: Tensor,
+    generator: torch.Generator,
+    config: ObjectiveConfig,
+) -> tuple[Tensor, Tensor]:
+    """Soft embeddings (B, L, M), zero for rows not picked, and the picked rows' next canvases."""
+    canvas = noisy[picked]
     logits = network.denoise(
-        noisy[picked],
-        cache=cache.select(picked),
-        positions=positions[picked],
-        starts=starts[picked],
+        canvas, cache=cache.select(picked), positions=positions[picked], starts=starts[picked]
     )
     soft = network.soft_embed(logits)
-    zeros = soft.new_zeros(len(noisy), *soft.shape[1:])  # (B, L, M)
-    return zeros.index_copy(0, picked, soft)
+    zeros = soft.new_zeros(len(noisy), *soft.shape[1:])
+    if config.unroll:
+        low, high = (math.log(bound) for bound in config.unroll_bounds)
+        coin, place = _uniform((2, len(picked), 1), generator, canvas.device)
+        belief = believe(logits)
+        accepted = EntropyBound(bound=(low + (high - low) * place).exp())(belief.entropy)
+        uniform = _uniform(canvas.shape, generator, canvas.device)
+        sampled = invert_cumulative(belief.probabilities, uniform)
+        everywhere = torch.ones(len(picked), device=canvas.device)
+        noise = corrupt(canvas, everywhere, vocab_size=logits.shape[-1], generator=generator)
+        canvas = torch.where(coin < config.unroll, torch.where(accepted, sampled, noise), canvas)
+    return zeros.index_copy(0, picked, soft), canvas
+
+
+def _uniform(
+    shape: int | Sequence[int], generator: torch.Generator, device: torch.device
+) -> Tensor:
+    return torch.rand(shape, generator=generator).to(device)
 
 
 def _loss_dtype(network: Network) -> torch.dtype:

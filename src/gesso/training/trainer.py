@@ -16,12 +16,16 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from gesso.checkpoint import load_network, save_checkpoint
+from gesso.environment import pick_device
 from gesso.model.init import new_network
 from gesso.model.network import Network
 from gesso.processor import Processor
+from gesso.tasks import get_task
 from gesso.training.config import TrainConfig
-from gesso.training.data import TaskData
+from gesso.training.data import Batches
+from gesso.training.jsonl import read_jsonl
 from gesso.training.objective import training_loss
+from gesso.training.sources import FixedSource, Source, TaskSource
 from gesso.training.weights import MasterWeights, learning_rate
 
 
@@ -48,15 +52,31 @@ class Trainer:
         torch.manual_seed(config.seed)
         self.network = _start(config)
         self._weights = MasterWeights(self.network, config.optimizer, total_steps=config.steps)
-        self._data = TaskData(
-            config.tasks,
-            self.processor,
+        self.skipped: dict[str, int] = {}
+        self._data = Batches(
+            self._sources(),
             batch_size=config.batch_size,
             canvas_length=self.network.config.canvas_length,
             fill_id=self.processor.tokenizer.id("<eos>"),
             seed=config.seed,
         )
         self.step = 0
+
+    def _sources(self) -> dict[Source, float]:
+        """All sources with their shares; counts the bad lines that were left out."""
+        config = self.config
+        shares: dict[Source, float] = {
+            TaskSource(get_task(name), self.processor): share
+            for name, share in config.tasks.items()
+        }
+        longest = self.network.config.text.max_position_embeddings
+        for path, share in config.data.items():
+            found = read_jsonl(
+                Path(path), self.processor, longest=longest, skip_bad=config.skip_bad
+            )
+            self.skipped[str(path)] = found.skipped
+            shares[FixedSource(found.rows)] = share
+        return shares
 
     def resume(self) -> bool:
         """Continue from the folder's saved state; False when there is none."""
@@ -128,11 +148,11 @@ class Trainer:
 
 
 def _start(config: TrainConfig) -> Network:
-    dtype = getattr(torch, config.dtype)
+    dtype, device = getattr(torch, config.dtype), pick_device(config.device)
     if config.base is not None:
-        return load_network(config.base, dtype=dtype, device=torch.device("cpu"))
+        return load_network(config.base, dtype=dtype, device=device)
     assert config.model is not None
-    return new_network(config.model, seed=config.seed).to(dtype)
+    return new_network(config.model, seed=config.seed).to(device=device, dtype=dtype)
 
 
 def _truncate_log(path: Path, steps: int) -> None:

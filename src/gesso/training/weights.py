@@ -89,7 +89,7 @@ class MasterWeights:
             master.copy_(tensors[f"master.{name}"])
             average.copy_(tensors[f"average.{name}"])
             moments = {
-                key: tensors[f"{key}.{name}"].clone()
+                key: tensors[f"{key}.{name}"].to(master.device, copy=True)
                 for key in ("step", "exp_avg", "exp_avg_sq")
                 if f"{key}.{name}" in tensors
             }
