@@ -79,26 +79,32 @@ def test_a_file_in_place_of_the_tasks(run: Run, recipe: Path, tmp_path: Path) ->
     assert steps(out) == [1, 2]
 
 
-def test_ctrl_c_saves_between_two_steps(
-    run: Run, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("number", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
+def test_a_signal_saves_between_two_steps(
+    run: Run,
+    recipe: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    number: signal.Signals,
+    expected: int,
 ) -> None:
     whole = Trainer._train_step
     finished: list[int] = []
 
     def interrupted(self: Trainer) -> Any:
         if self.step == 1:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(number)
         log = whole(self)
         finished.append(log.step)
         return log
 
     monkeypatch.setattr(Trainer, "_train_step", interrupted)
-    out, handler = tmp_path / "out", signal.getsignal(signal.SIGINT)
+    out, handler = tmp_path / "out", signal.getsignal(number)
     code, said, err = run("train", recipe, "--out", out, "--steps", 4)
-    assert (code, said) == (130, "")
+    assert (code, said) == (expected, "")
     assert finished == [1, 2], "the step in work is finished first"
     assert err == f"stopped after step 2; to resume: gesso train {recipe} --out {out} --steps=4\n"
-    assert signal.getsignal(signal.SIGINT) == handler
+    assert signal.getsignal(number) == handler
 
     monkeypatch.undo()
     assert run("train", recipe, "--out", out, "--steps", 4).err == "resuming at step 2 of 4\n"

@@ -10,7 +10,9 @@ def noisy(level: float | list[float], *, rows: int = 4, length: int = 20_000, se
     tokens = torch.arange(rows * length).view(rows, length) % VOCAB
     levels = torch.tensor([level] * rows if isinstance(level, float) else level)
     generator = torch.Generator().manual_seed(seed)
-    return tokens, corrupt(tokens, levels, vocab_size=VOCAB, generator=generator)
+    uniform = torch.rand(tokens.shape, generator=generator)
+    noise = torch.randint(VOCAB, tokens.shape, generator=generator)
+    return tokens, corrupt(tokens, levels, uniform=uniform, noise=noise)
 
 
 def test_at_level_0_it_is_the_identity() -> None:
@@ -45,7 +47,7 @@ def test_each_row_has_its_own_level() -> None:
     assert changed[2] == pytest.approx(0.246, abs=0.02)
 
 
-def test_the_generator_decides_and_the_tokens_stay_as_they_are() -> None:
+def test_the_draws_decide_and_the_tokens_stay_as_they_are() -> None:
     tokens, first = noisy(0.5, seed=1)
     assert torch.equal(tokens, torch.arange(tokens.numel()).view_as(tokens) % VOCAB)
     assert torch.equal(first, noisy(0.5, seed=1)[1])
@@ -55,8 +57,8 @@ def test_the_generator_decides_and_the_tokens_stay_as_they_are() -> None:
 def test_levels_by_position() -> None:
     tokens = torch.zeros(1, 8, dtype=torch.int64)
     levels = torch.tensor([[0.0] * 4 + [1.0] * 4])
-    generator = torch.Generator().manual_seed(0)
-    changed = corrupt(tokens, levels, vocab_size=1 << 20, generator=generator)[0] != 0
+    uniform, noise = torch.rand(1, 8), torch.ones(1, 8, dtype=torch.int64)
+    changed = corrupt(tokens, levels, uniform=uniform, noise=noise)[0] != 0
     assert changed.tolist() == [False] * 4 + [True] * 4
 
 

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from gesso.model.network import Network
 from gesso.training.config import ObjectiveConfig
-from gesso.training.data import Row, collate
-from gesso.training.objective import training_loss
+from gesso.training.data import Batch, collate
+from gesso.training.objective import CanvasNoise, draw_noise, training_loss
+from gesso.training.sources import Row
 
 VOCAB, L, FILL, SEED = 96, 5, 1, 2
 # Prompts below and above the window of 6; answers of one, three and two canvases.
@@ -19,6 +20,14 @@ ROWS = [
     Row((2, 30, 30, 31, 9, 8, 7, 6, 5, 4, 33, 34), (60, 61, 62, 63, 64, 65, 66, 67, 68, 16)),
 ]
 BATCH = collate(ROWS, canvas_length=L, fill_id=FILL)
+
+
+def noise_of(seed: int = SEED, *, draws: int = 1, batch: Batch = BATCH) -> list[CanvasNoise]:
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        draw_noise(len(batch.ids), length=L, vocab_size=VOCAB, generator=generator)
+        for _ in range(draws)
+    ]
 
 
 class Plain:
@@ -181,8 +190,7 @@ CONFIGS = [
 
 @pytest.mark.parametrize("config", CONFIGS, ids=["published", "denoising alone", "all options"])
 def test_value_and_gradients(network: Network, config: ObjectiveConfig) -> None:
-    generator = torch.Generator().manual_seed(SEED)
-    ours = training_loss(network, BATCH, config, generator=generator)
+    ours = training_loss(network, BATCH, config, noise_of())
     ours.total.backward()
     plain = Plain(network)
     theirs = naive_loss(plain, config)
@@ -202,14 +210,9 @@ def test_value_and_gradients(network: Network, config: ObjectiveConfig) -> None:
 
 def test_the_draws_reach_every_kind_of_row() -> None:
     """What the comparison above covers: a later canvas, a coin of each side, noise and none."""
-    generator = torch.Generator().manual_seed(SEED)
-    chosen = (torch.rand(3, generator=generator) * BATCH.canvases).long()
-    assert chosen.tolist() == [0, 1, 1]
-    torch.rand(3, generator=generator)
-    torch.rand(3, L, generator=generator)
-    torch.randint(VOCAB, (3, L), generator=generator)
-    coin = torch.rand(3, generator=generator) < 0.5
-    assert 0 < coin.sum() < 3
+    (noise,) = noise_of()
+    assert (noise.canvas * BATCH.canvases).long().tolist() == [0, 1, 1]
+    assert 0 < (noise.self_conditioning < 0.5).sum() < 3
 
 
 @pytest.mark.parametrize("canvas", [0, 1, 2])
@@ -243,39 +246,50 @@ def test_no_leakage(network: Network, canvas: int) -> None:
     )
 
 
-def test_other_rows_of_the_batch_do_not_matter(network: Network) -> None:
-    """Nor does the padding that they bring: the mean of single losses is the batch's."""
-    config = ObjectiveConfig(self_conditioning=0.0)
-    causal = []
-    for row in ROWS:
-        batch = collate([row], canvas_length=L, fill_id=FILL)
-        generator = torch.Generator().manual_seed(0)
-        loss = training_loss(network, batch, config, generator=generator).causal
-        causal.append(float(loss.detach()))
-    whole = training_loss(network, BATCH, config, generator=torch.Generator().manual_seed(0))
-    assert float(whole.causal.detach()) == pytest.approx(sum(causal) / 3, rel=1e-10)
+@pytest.mark.parametrize("size", [1, 2])
+def test_the_parts_of_a_batch_add_up(network: Network, size: int) -> None:
+    """Losses and gradients of parts, weighted by their rows, are those of the whole batch."""
+    config = ObjectiveConfig(draws=2, ramp=0.5, unroll=0.5)
+    noise = noise_of(draws=2)
+
+    def gradients(parts: list[slice]) -> tuple[list[float], dict[str, Tensor]]:
+        network.zero_grad()
+        sums = torch.zeros(4, dtype=torch.float64)
+        for part in parts:
+            share = len(ROWS[part]) / len(ROWS)
+            pieces = [canvas.rows(part) for canvas in noise]
+            losses = training_loss(network, BATCH.rows(part), config, pieces)
+            (losses.total * share).backward()
+            sums += share * torch.stack([value.detach().double() for value in losses])
+        return sums.tolist(), {
+            name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None
+        }
+
+    whole = gradients([slice(0, 3)])
+    parts = gradients([slice(i, min(i + size, 3)) for i in range(0, 3, size)])
+    assert parts[0] == pytest.approx(whole[0], rel=1e-6)
+    assert parts[0][:3] == pytest.approx(whole[0][:3], rel=1e-10)
+    for name, gradient in whole[1].items():
+        torch.testing.assert_close(parts[1][name], gradient, rtol=1e-7, atol=1e-12, msg=name)
 
 
-def test_the_generator_decides(network: Network) -> None:
+def test_the_noise_decides(network: Network) -> None:
     def total(seed: int) -> float:
-        generator = torch.Generator().manual_seed(seed)
-        return float(training_loss(network, BATCH, CONFIGS[0], generator=generator).total.detach())
+        return float(training_loss(network, BATCH, CONFIGS[0], noise_of(seed)).total.detach())
 
     assert total(1) == total(1) != total(2)
 
 
 def losses(network: Network, **options: object) -> list[float]:
-    generator = torch.Generator().manual_seed(SEED)
-    values = training_loss(network, BATCH, ObjectiveConfig(**options), generator=generator)
+    config = ObjectiveConfig(**options)
+    values = training_loss(network, BATCH, config, noise_of(draws=config.draws))
     return [float(value.detach()) for value in values]
 
 
 def test_several_draws_are_averaged(network: Network) -> None:
-    """Two draws for one encoding are the mean of the two that one generator gives in a row."""
-    generator = torch.Generator().manual_seed(SEED)
     singly = [
-        float(training_loss(network, BATCH, CONFIGS[0], generator=generator).denoise.detach())
-        for _ in range(2)
+        float(training_loss(network, BATCH, CONFIGS[0], [noise]).denoise.detach())
+        for noise in noise_of(draws=2)
     ]
     assert singly[0] != singly[1]
     total, denoise, causal, _ = losses(network, draws=2)

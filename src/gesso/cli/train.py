@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class _StoppedError(Exception):
-    """Ctrl-C, told between two steps."""
+    """Ctrl-C or SIGTERM, told between two steps."""
 
 
 def add(commands: Commands, *, parents: Sequence[argparse.ArgumentParser]) -> None:
@@ -81,9 +81,10 @@ def run(args: argparse.Namespace) -> int:
             print(f"{path}: left out {count:,} bad lines", file=sys.stderr)
     if trainer.resume():
         print(f"resuming at step {trainer.step:,} of {config.steps:,}", file=sys.stderr)
-    if not _train(trainer):
+    if stopped_by := _train(trainer):
         _say_how_to_resume(trainer.step, args)
-        return 130
+        # Who ends a job with SIGTERM wants it to end well.
+        return 0 if stopped_by == signal.SIGTERM else 130
     print(f"checkpoint: {args.out / 'checkpoint'}")
     return 0
 
@@ -134,12 +135,12 @@ def _check_folder(args: argparse.Namespace) -> None:
         raise ValueError(f"{args.out}: holds no run to resume; drop --resume to begin one")
 
 
-def _train(trainer: Trainer) -> bool:
-    """Train to the end; False when Ctrl-C ended it, with the state saved."""
+def _train(trainer: Trainer) -> int | None:
+    """Train to the end; the signal's number when one ended it, with the state saved."""
     from gesso.terminal.progress import TrainingBar
 
     with (
-        _deferred_interrupt() as pressed,
+        _deferred_signals() as pressed,
         TrainingBar(done=trainer.step, total=trainer.config.steps) as bar,
     ):
 
@@ -152,13 +153,13 @@ def _train(trainer: Trainer) -> bool:
             trainer.run(on_step=on_step)
         except _StoppedError:
             trainer.save()
-            return False
-    return True
+            return pressed[0]
+    return None
 
 
 @contextmanager
-def _deferred_interrupt() -> Iterator[list[int]]:
-    """Notes the first Ctrl-C in the list it gives; a second one interrupts as usual.
+def _deferred_signals() -> Iterator[list[int]]:
+    """Notes Ctrl-C and SIGTERM in the list it gives; a second Ctrl-C interrupts as usual.
 
     In the middle of an update the weights are not a state to save; between two steps they are.
     """
@@ -168,11 +169,12 @@ def _deferred_interrupt() -> Iterator[list[int]]:
         pressed.append(number)
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    before = signal.signal(signal.SIGINT, note)
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield pressed
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _say_how_to_resume(step: int, args: argparse.Namespace) -> None:

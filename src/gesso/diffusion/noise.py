@@ -10,18 +10,13 @@ import torch
 from torch import Tensor
 
 
-def corrupt(
-    tokens: Tensor, level: Tensor, *, vocab_size: int, generator: torch.Generator
-) -> Tensor:
+def corrupt(tokens: Tensor, level: Tensor, *, uniform: Tensor, noise: Tensor) -> Tensor:
     """tokens (B, L) int64 at noise levels in [0, 1], (B,) or one a position (B, L) -> (B, L).
 
-    At level 0 it is the identity, at level 1 the prior. A redraw may give the same token again.
-    The generator is the CPU's: draws are the same on every device.
+    uniform (B, L) in [0, 1) decides who is redrawn, noise (B, L) int64 as what; a redraw may give
+    the same token again. At level 0 it is the identity, at level 1 it is the noise.
     """
-    level = level.view(len(tokens), -1)  # (B, 1) or (B, L)
-    redraw = torch.rand(tokens.shape, generator=generator).to(tokens.device) < level
-    noise = torch.randint(vocab_size, tokens.shape, generator=generator).to(tokens.device)
-    return torch.where(redraw, noise, tokens)
+    return torch.where(uniform < level.view(len(tokens), -1), noise, tokens)
 
 
 def ramp(middle: Tensor, width: Tensor, *, length: int) -> Tensor:

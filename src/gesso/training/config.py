@@ -85,7 +85,9 @@ class TrainConfig:
     tasks: name -> share of the examples. data: the same for JSONL files of the user's own;
     skip_bad: leave their bad lines out instead of refusing the file. batch_size in examples;
     dtype of the working copy of the weights, whose masters and moments stay in float32. device:
-    "auto" takes a GPU when there is one. save_every and log_every in steps.
+    "auto" takes a GPU when there is one. accumulate: a batch goes through the network in so many
+    parts, for memory's sake; losses and gradients are those of the whole. save_every and
+    log_every in steps.
     """
 
     steps: int
@@ -101,6 +103,7 @@ class TrainConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     dtype: str = "bfloat16"
     device: str = "auto"
+    accumulate: int = 1
     seed: int = 0
     save_every: int = 500
     log_every: int = 20
@@ -119,6 +122,11 @@ class TrainConfig:
             )
         if self.dtype not in ("float32", "bfloat16"):
             raise ValueError(f"dtype: got {self.dtype!r}; expected float32 or bfloat16")
-        for name in ("steps", "batch_size", "save_every", "log_every"):
+        for name in ("steps", "batch_size", "accumulate", "save_every", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: got {getattr(self, name)}; expected at least 1")
+        if self.accumulate > self.batch_size:
+            raise ValueError(
+                f"accumulate: got {self.accumulate} parts of a batch of {self.batch_size}; "
+                "give at most one part an example"
+            )

@@ -34,6 +34,9 @@ class Batch(NamedTuple):
     def to(self, device: torch.device) -> Batch:
         return Batch(*(tensor.to(device) for tensor in self))
 
+    def rows(self, rows: slice) -> Batch:
+        return Batch(*(tensor[rows] for tensor in self))
+
 
 def collate(rows: Sequence[Row], *, canvas_length: int, fill_id: int) -> Batch:
     canvases = [-(-len(row.answer) // canvas_length) for row in rows]

@@ -37,13 +37,58 @@ class Losses(NamedTuple):
     denoise_hits: Tensor
 
 
-def training_loss(
-    network: Network, batch: Batch, config: ObjectiveConfig, *, generator: torch.Generator
-) -> Losses:
-    """The objective on one batch; `generator` draws canvases, noise levels, noise and coins.
+class CanvasNoise(NamedTuple):
+    """All that is random about one canvas of each row; uniforms in [0, 1).
 
-    The generator is the CPU's, so that a step draws the same on every device.
+    Drawn before the network sees the batch, so that any part of a batch, on any machine, meets
+    what it would have met in the whole.
     """
+
+    canvas: Tensor  # (B,) which of the row's canvases
+    level: Tensor  # (B,) its noise level
+    redraw: Tensor  # (B, L) which tokens are redrawn
+    tokens: Tensor  # (B, L) as what, int64
+    self_conditioning: Tensor  # (B,) whether there is a first pass
+    ramp: Tensor  # (B, 2) whether the level is a ramp, and its width
+    unroll: Tensor  # (B, 2) whether the canvas takes a step of the sampler, and its bound
+    sample: Tensor  # (B, L) which tokens that step samples
+    renoise: Tensor  # (B, L) what it renoises with, int64
+
+    def rows(self, rows: slice) -> CanvasNoise:
+        return CanvasNoise(*(tensor[rows] for tensor in self))
+
+    def to(self, device: torch.device) -> CanvasNoise:
+        return CanvasNoise(*(tensor.to(device) for tensor in self))
+
+
+def draw_noise(
+    rows: int, *, length: int, vocab_size: int, generator: torch.Generator
+) -> CanvasNoise:
+    """For a batch of so many rows; on the CPU, so that a step is the same on every device."""
+
+    def uniform(*shape: int) -> Tensor:
+        return torch.rand(shape, generator=generator)
+
+    def tokens() -> Tensor:
+        return torch.randint(vocab_size, (rows, length), generator=generator)
+
+    return CanvasNoise(
+        canvas=uniform(rows),
+        level=uniform(rows),
+        redraw=uniform(rows, length),
+        tokens=tokens(),
+        self_conditioning=uniform(rows),
+        ramp=uniform(rows, 2),
+        unroll=uniform(rows, 2),
+        sample=uniform(rows, length),
+        renoise=tokens(),
+    )
+
+
+def training_loss(
+    network: Network, batch: Batch, config: ObjectiveConfig, noise: Sequence[CanvasNoise]
+) -> Losses:
+    """The objective on one batch: a canvas of each row for every entry of `noise`."""
     batch = batch.to(network.device)
     cache = network.new_cache(batch_size=len(batch.ids), trim=False)
     # The fill is predicted on the canvas; the causal pass stops one token after the answer, for
@@ -51,7 +96,10 @@ def training_loss(
     width = int((batch.prompt_length + batch.answer_length).max())
     hidden = network.encode(batch.ids[:, :width], cache=cache)
     causal = _causal_loss(network, hidden, batch, config, width)
-    drawn = [_denoising_loss(network, cache, batch, config, generator) for _ in range(config.draws)]
+    drawn = [
+        _denoising_loss(network, cache, batch, config, canvas.to(network.device))
+        for canvas in noise
+    ]
     denoise, hits = (torch.stack(values).mean() for values in zip(*drawn, strict=True))
     return Losses(denoise + config.causal_weight * causal, denoise, causal, hits)
 
@@ -80,24 +128,18 @@ def _denoising_loss(
     cache: KVCache,
     batch: Batch,
     config: ObjectiveConfig,
-    generator: torch.Generator,
+    noise: CanvasNoise,
 ) -> tuple[Tensor, Tensor]:
     rows, length, device = len(batch.ids), network.config.canvas_length, network.device
-    chosen = (_uniform(rows, generator, device) * batch.canvases).long()
-    starts = batch.prompt_length + chosen * length  # (B,)
+    starts = batch.prompt_length + (noise.canvas * batch.canvases).long() * length  # (B,)
     positions = starts[:, None] + torch.arange(length, device=device)  # (B, L)
     clean = batch.ids.gather(1, positions)
-    uniform = _uniform(rows, generator, device).to(_loss_dtype(network))
-    level = config.min_level + (1 - 2 * config.min_level) * uniform
-    if config.ramp:
-        level = _with_ramps(level, config.ramp, length, generator)  # (B, L)
-    vocab_size = network.config.text.vocab_size
-    noisy = corrupt(clean, level, vocab_size=vocab_size, generator=generator)
-    coin = _uniform(rows, generator, device)
-    picked = (coin < config.self_conditioning).nonzero()[:, 0]
+    level = _levels(noise, config, length, _loss_dtype(network))  # (B, 1) or (B, L)
+    noisy = corrupt(clean, level, uniform=noise.redraw, noise=noise.tokens)
+    picked = (noise.self_conditioning < config.self_conditioning).nonzero()[:, 0]
     soft = None
     if len(picked):
-        soft, own = _first_pass(network, cache, noisy, positions, starts, picked, generator, config)
+        soft, own = _first_pass(network, cache, noisy, positions, starts, picked, noise, config)
         noisy = noisy.index_copy(0, picked, own)
     hidden = network.denoise_hidden(
         noisy, cache=cache, soft=soft, positions=positions, starts=starts
@@ -108,8 +150,8 @@ def _denoising_loss(
     offset = None
     if config.leave_one_out:
         # Where a ramp has no noise at all the observation says everything: bounded, not infinite.
-        level = level.view(rows, -1).expand(rows, length).clamp(min=config.min_level or 1e-4)
-        amount = torch.log1p(vocab_size * (1 - level) / level)
+        level = level.expand(rows, length).clamp(min=config.min_level or 1e-4)
+        amount = torch.log1p(network.config.text.vocab_size * (1 - level) / level)
         offset = Offset(noisy.flatten(), amount.flatten())
     loss, hits = cross_entropy(
         hidden.flatten(0, 1),
@@ -122,11 +164,14 @@ def _denoising_loss(
     return loss, hits.float().mean()
 
 
-def _with_ramps(level: Tensor, share: float, length: int, generator: torch.Generator) -> Tensor:
-    """Even levels (B,), the given share of them replaced by ramps of random place and width."""
-    coin, width = _uniform((2, len(level)), generator, level.device)
-    ramps = ramp(level, 0.02 + 0.5 * width.to(level.dtype), length=length)
-    return torch.where((coin < share)[:, None], ramps, level[:, None])
+def _levels(noise: CanvasNoise, config: ObjectiveConfig, length: int, dtype: torch.dtype) -> Tensor:
+    """Even levels (B, 1); with ramps (B, L), the given share rising at a random place and width."""
+    level = config.min_level + (1 - 2 * config.min_level) * noise.level.to(dtype)
+    if not config.ramp:
+        return level[:, None]
+    coin, width = noise.ramp.unbind(1)
+    ramps = ramp(level, 0.02 + 0.5 * width.to(dtype), length=length)
+    return torch.where((coin < config.ramp)[:, None], ramps, level[:, None])
 
 
 @torch.no_grad()
@@ -137,7 +182,7 @@ def _first_pass(
     positions: Tensor,
     starts: Tensor,
     picked: Tensor,
-    generator: torch.Generator,
+    noise: CanvasNoise,
     config: ObjectiveConfig,
 ) -> tuple[Tensor, Tensor]:
     """Soft embeddings (B, L, M), zero for rows not picked, and the picked rows' next canvases."""
@@ -149,21 +194,13 @@ def _first_pass(
     zeros = soft.new_zeros(len(noisy), *soft.shape[1:])
     if config.unroll:
         low, high = (math.log(bound) for bound in config.unroll_bounds)
-        coin, place = _uniform((2, len(picked), 1), generator, canvas.device)
+        coin, place = noise.unroll[picked].split(1, dim=1)  # (b, 1)
         belief = believe(logits)
         accepted = EntropyBound(bound=(low + (high - low) * place).exp())(belief.entropy)
-        uniform = _uniform(canvas.shape, generator, canvas.device)
-        sampled = invert_cumulative(belief.probabilities, uniform)
-        everywhere = torch.ones(len(picked), device=canvas.device)
-        noise = corrupt(canvas, everywhere, vocab_size=logits.shape[-1], generator=generator)
-        canvas = torch.where(coin < config.unroll, torch.where(accepted, sampled, noise), canvas)
+        sampled = invert_cumulative(belief.probabilities, noise.sample[picked])
+        stepped = torch.where(accepted, sampled, noise.renoise[picked])
+        canvas = torch.where(coin < config.unroll, stepped, canvas)
     return zeros.index_copy(0, picked, soft), canvas
-
-
-def _uniform(
-    shape: int | Sequence[int], generator: torch.Generator, device: torch.device
-) -> Tensor:
-    return torch.rand(shape, generator=generator).to(device)
 
 
 def _loss_dtype(network: Network) -> torch.dtype:

@@ -22,9 +22,9 @@ from gesso.model.network import Network
 from gesso.processor import Processor
 from gesso.tasks import get_task
 from gesso.training.config import TrainConfig
-from gesso.training.data import Batches
+from gesso.training.data import Batch, Batches
 from gesso.training.jsonl import read_jsonl
-from gesso.training.objective import training_loss
+from gesso.training.objective import Losses, draw_noise, training_loss
 from gesso.training.sources import FixedSource, Source, TaskSource
 from gesso.training.weights import MasterWeights, learning_rate
 
@@ -125,25 +125,59 @@ class Trainer:
     def _train_step(self) -> StepLog:
         config, started = self.config, time.perf_counter()
         batch = self._data.batch(self.step)
-        generator = torch.Generator().manual_seed(config.seed * 1_000_003 + self.step)
-        losses = training_loss(self.network, batch, config.objective, generator=generator)
-        loss = float(losses.total.detach())
-        if loss != loss:
-            raise FloatingPointError(
-                f"the loss is NaN at step {self.step}; a lower learning rate "
-                "or a longer warm-up is the usual mend"
-            )
-        losses.total.backward()
+        losses = self._gradients(batch)
         norm = self._weights.step(self.step)
         return StepLog(
             step=self.step + 1,
-            loss=loss,
-            denoise=float(losses.denoise.detach()),
-            causal=float(losses.causal.detach()),
-            denoise_hits=float(losses.denoise_hits),
+            loss=losses[0],
+            denoise=losses[1],
+            causal=losses[2],
+            denoise_hits=losses[3],
             grad_norm=norm,
             lr=learning_rate(config.optimizer, self.step, config.steps),
             examples_per_second=len(batch.ids) / (time.perf_counter() - started),
+        )
+
+    def _gradients(self, batch: Batch) -> list[float]:
+        """Adds the batch's gradients to the network's, part by part; returns its `Losses`."""
+        config, model = self.config, self.network.config
+        generator = torch.Generator().manual_seed(config.seed * 1_000_003 + self.step)
+        rows = len(batch.ids)
+        noise = [
+            draw_noise(
+                rows,
+                length=model.canvas_length,
+                vocab_size=model.text.vocab_size,
+                generator=generator,
+            )
+            for _ in range(config.objective.draws)
+        ]
+        sums = torch.zeros(len(Losses._fields), dtype=torch.float64)
+        size = -(-rows // config.accumulate)
+        for first in range(0, rows, size):
+            part = slice(first, min(first + size, rows))
+            share = (part.stop - part.start) / rows
+            losses = training_loss(
+                self.network,
+                batch.rows(part),
+                config.objective,
+                [canvas.rows(part) for canvas in noise],
+            )
+            values = torch.stack([value.detach().double().cpu() for value in losses])
+            if not values.isfinite().all():
+                raise FloatingPointError(self._save_bad_batch(batch))
+            (losses.total * share).backward()
+            self._weights.collect()
+            sums += share * values
+        return [float(value) for value in sums]
+
+    def _save_bad_batch(self, batch: Batch) -> str:
+        """Write the batch whose loss is not finite, and say where and what to do."""
+        path = self.folder / f"bad-batch-{self.step}.safetensors"
+        save_file(batch._asdict(), path)
+        return (
+            f"the loss is not finite at step {self.step}; its batch is in {path}; "
+            "a lower learning rate or a longer warm-up is the usual mend"
         )
 
 

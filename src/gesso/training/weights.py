@@ -37,14 +37,20 @@ class MasterWeights:
         ]
         self._optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=True)
 
+    def collect(self) -> None:
+        """Take over the working copy's gradients; those of several parts are added in float32."""
+        for master, working in zip(self._masters, self._working, strict=True):
+            if working.grad is not None:
+                gradient = working.grad.float()
+                master.grad = gradient if master.grad is None else master.grad.add_(gradient)
+                working.grad = None
+
     def step(self, step: int) -> float:
-        """One update from the working copy's gradients; returns their norm before clipping.
+        """One update from the gradients collected; returns their norm before clipping.
 
         Parameters without a gradient (an image encoder that saw no image) stay as they are.
         """
-        for master, working in zip(self._masters, self._working, strict=True):
-            master.grad = None if working.grad is None else working.grad.float()
-            working.grad = None
+        self.collect()
         norm = torch.nn.utils.clip_grad_norm_(self._masters, self.config.clip)
         if not math.isfinite(norm):
             raise FloatingPointError(
@@ -54,6 +60,7 @@ class MasterWeights:
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate(self.config, step, self.total_steps)
         self._optimizer.step()
+        self._optimizer.zero_grad()
         self._round_back()
         if self.config.ema_decay:
             # The ramp keeps the average from remembering the random start.
