@@ -68,6 +68,8 @@ def test_a_hub_id(hub: dict[str, Any], tmp_path: Path) -> None:
     assert hub.pop("repository") == "owner/some-model_2.b"
     # No pickle is ever downloaded.
     assert hub == {"revision": None, "allow_patterns": ["*.safetensors", "*.json", "*.jinja"]}
+    resolve("owner/name", weights=False)
+    assert hub["allow_patterns"] == ["*.json", "*.jinja"]
     resolve("owner/name", revision="v2")
     assert hub["revision"] == "v2"
 

@@ -9,16 +9,17 @@ from pathlib import Path
 EMBEDDED = "tiny"
 
 # What a checkpoint is made of. Repositories may also hold pickles, which are never wanted.
-_PATTERNS = ["*.safetensors", "*.json", "*.jinja"]
+_WEIGHTS, _ABOUT = ["*.safetensors"], ["*.json", "*.jinja"]
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
-def resolve(source: str | Path, *, revision: str | None = None) -> Path:
+def resolve(source: str | Path, *, revision: str | None = None, weights: bool = True) -> Path:
     """The folder of a checkpoint, downloaded when it must be.
 
     source: "tiny" for the one that comes with the package, whatever lies in the working
     directory (a folder of that name is "./tiny"); a folder; or a hub id, "owner/name".
-    revision: a branch, tag or commit of the hub. HF_HUB_OFFLINE=1 uses the local cache alone.
+    revision: a branch, tag or commit of the hub. weights: False fetches only what describes
+    them. HF_HUB_OFFLINE=1 uses the local cache alone.
     ValueError when there is no such checkpoint or it cannot be fetched.
     """
     if source == EMBEDDED:
@@ -33,7 +34,7 @@ def resolve(source: str | Path, *, revision: str | None = None) -> Path:
             f"{source}: no such folder, and not a hub id either; give a checkpoint's folder, "
             f"owner/name, or {EMBEDDED!r} for the embedded one"
         )
-    return _download(source, revision)
+    return _download(source, revision, _WEIGHTS + _ABOUT if weights else _ABOUT)
 
 
 def _refuse_revision(source: str | Path, revision: str | None) -> None:
@@ -41,7 +42,7 @@ def _refuse_revision(source: str | Path, revision: str | None) -> None:
         raise ValueError(f"{source}: revision {revision!r} is for hub ids, and this is a folder")
 
 
-def _download(repository: str, revision: str | None) -> Path:
+def _download(repository: str, revision: str | None, patterns: list[str]) -> Path:
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -52,7 +53,7 @@ def _download(repository: str, revision: str | None) -> Path:
     )
 
     try:
-        return Path(snapshot_download(repository, revision=revision, allow_patterns=_PATTERNS))
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=patterns))
     except GatedRepoError:  # a kind of RepositoryNotFoundError, and another remedy
         why = "the hub wants its terms accepted on the model's page, and a login (hf auth login)"
     except RepositoryNotFoundError:

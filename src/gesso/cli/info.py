@@ -39,11 +39,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def describe(source: str) -> dict[str, Any]:
-    """Shapes, parameters and defaults of a checkpoint, JSON-ready. bytes: of the weights."""
+    """Shapes, parameters and defaults of a checkpoint, JSON-ready. bytes: of the
+    weights; None where they are not."""
     from gesso.checkpoint import read_config, read_generation_config, resolve
     from gesso.processor.chat import ChatTemplate
 
-    folder = resolve(source)
+    folder = resolve(source, weights=False)
     config = read_config(folder)
     text, full = config.text, config.text.layer_types.count("full_attention")
     return dict(
@@ -75,7 +76,7 @@ def describe(source: str) -> dict[str, Any]:
             feed_forward=text.moe_intermediate_size,
         ),
         parameters=_parameters(config),
-        bytes=sum(file.stat().st_size for file in folder.glob("*.safetensors")),
+        bytes=sum(file.stat().st_size for file in folder.glob("*.safetensors")) or None,
         generation=asdict(read_generation_config(folder)),
         chat_template=ChatTemplate.load(folder, variables={}) is not None,
         vision=config.vision is not None,
