@@ -3,14 +3,20 @@
 from collections.abc import Callable
 from functools import partial
 
+from gesso.tasks.brackets import BracketsTask
+from gesso.tasks.countdown import CountdownTask
 from gesso.tasks.extract import ExtractTask
+from gesso.tasks.infill import InfillTask
 from gesso.tasks.sudoku import SudokuTask
 from gesso.tasks.task import Example, Task
 
 __all__ = ["Example", "Task", "get_task"]
 
 _TASKS: dict[str, Callable[[], Task]] = {
+    "brackets": BracketsTask,
+    "countdown": CountdownTask,
     "extract": ExtractTask,
+    "infill": InfillTask,
     "sudoku4": partial(SudokuTask, 4),
     "sudoku6": partial(SudokuTask, 6),
     "sudoku9": partial(SudokuTask, 9),

@@ -1,0 +1,145 @@
+"""The `infill` task: what was taken out of a Python function.
+
+    prompt      Infill:\ndef area(w, h):\n    return <hole>
+    answer      w * h
+
+Functions come from this Python's own standard library; what is hidden is an expression, a line or
+some lines. Held out: whole modules, by a hash of their name. Other versions of Python have other
+sources, so figures say which one they were measured with.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import textwrap
+import warnings
+import zlib
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from random import Random
+
+from gesso.tasks.task import Example
+
+PREFIX, HOLE = "Infill:\n", "<hole>"
+# Functions of this many lines and characters; hidden text of this many characters.
+FEWEST_LINES, LONGEST_FUNCTION = 3, 900
+SHORTEST, LONGEST = 3, 160
+# One module in so many is held out.
+HELD = 8
+_FOLDERS = (".", "json", "email", "http", "urllib", "logging", "unittest", "asyncio", "collections")
+
+
+class InfillTask:
+    """Holes in functions of the standard library. The contract is in the module's docstring."""
+
+    name = "infill"
+    splits: Mapping[str, str] = {
+        "train": "functions of modules that training may see",
+        "held": "functions of modules never seen in training",
+    }
+
+    def examples(self, *, split: str, seed: int) -> Iterator[Example]:
+        """An endless stream, the same for the same split and seed. ValueError: unknown split."""
+        if split not in self.splits:
+            raise ValueError(f"unknown split {split!r}; known: {', '.join(self.splits)}")
+        return self._stream(split, Random(f"{self.name}:{split}:{seed}"))
+
+    def verdict(self, example: Example, text: str) -> dict[str, float]:
+        """exact: the hidden text; parses: the function is Python with it; similarity: of the two
+        texts, by their longest common parts."""
+        wanted, found = example.completion, text.strip("\n")
+        whole = example.prompt.removeprefix(PREFIX).replace(HOLE, found, 1)
+        likeness = difflib.SequenceMatcher(None, wanted, found, autojunk=False).ratio()
+        return {
+            "exact": float(found.strip() == wanted.strip()),
+            "parses": float(_parse(whole) is not None),
+            "similarity": likeness,
+        }
+
+    def _stream(self, split: str, rng: Random) -> Iterator[Example]:
+        names = [name for name in sources() if is_held(name) == (split == "held")]
+        while True:
+            name = rng.choice(names)
+            source = rng.choice(functions(name)) if functions(name) else ""
+            kind = rng.choice(("expression", "line", "block"))
+            hole = _hole(source, kind, rng) if source else None
+            if hole is None:
+                continue
+            start, end = hole
+            yield Example(
+                prompt=f"{PREFIX}{source[:start]}{HOLE}{source[end:]}",
+                completion=source[start:end],
+                info={"kind": kind, "module": name},
+            )
+
+
+@cache
+def sources() -> dict[str, Path]:
+    """The modules by name, in order."""
+    library = Path(textwrap.__file__).parent
+    files = (file for folder in _FOLDERS for file in (library / folder).glob("*.py"))
+    return {file.relative_to(library).as_posix(): file for file in sorted(files)}
+
+
+@cache
+def functions(name: str) -> tuple[str, ...]:
+    """A module's functions of a fitting size, without their indentation."""
+    text = sources()[name].read_text(encoding="utf-8", errors="replace")
+    tree = _parse(text)
+    if tree is None:
+        return ()
+    lines = text.splitlines()
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert node.end_lineno is not None
+            source = textwrap.dedent("\n".join(lines[node.lineno - 1 : node.end_lineno]))
+            fits = len(source) <= LONGEST_FUNCTION and source.count("\n") + 1 >= FEWEST_LINES
+            if fits and HOLE not in source and _parse(source) is not None:
+                found.append(source)
+    return tuple(found)
+
+
+def _hole(source: str, kind: str, rng: Random) -> tuple[int, int] | None:
+    """Where the hidden text of that kind begins and ends; None when there is none that fits."""
+    lines = source.split("\n")
+    starts = [0]
+    for line in lines:
+        starts.append(starts[-1] + len(line) + 1)
+    spans: list[tuple[int, int]] = []
+    if kind == "expression":
+        tree = _parse(source)
+        assert tree is not None
+        for node in ast.walk(tree):
+            if not isinstance(node, ast.expr) or node.lineno != node.end_lineno:
+                continue
+            line = lines[node.lineno - 1].encode()
+            assert node.end_col_offset is not None
+            # Columns count bytes.
+            first = len(line[: node.col_offset].decode())
+            last = len(line[: node.end_col_offset].decode())
+            spans.append((starts[node.lineno - 1] + first, starts[node.lineno - 1] + last))
+    else:
+        count = 1 if kind == "line" else rng.randint(2, 5)
+        for first in range(1, len(lines) - count + 1):
+            if lines[first].strip() and lines[first + count - 1].strip():
+                indent = len(lines[first]) - len(lines[first].lstrip())
+                spans.append((starts[first] + indent, starts[first + count] - 1))
+    fitting = [(a, b) for a, b in spans if SHORTEST <= b - a <= LONGEST]
+    return rng.choice(fitting) if fitting else None
+
+
+def _parse(text: str) -> ast.Module | None:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the text's own making
+            return ast.parse(text)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+
+
+def is_held(name: str) -> bool:
+    """Whether a module belongs to the held-out ones."""
+    return zlib.crc32(name.encode()) % HELD == 0

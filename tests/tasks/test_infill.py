@@ -1,0 +1,47 @@
+"""Infilling: the answer restores a function, whole modules are held out, the judge is fair."""
+
+import itertools
+
+import pytest
+
+from gesso.tasks import Example, get_task
+from gesso.tasks.infill import HOLE, PREFIX, functions, is_held, sources
+
+TASK = get_task("infill")
+
+
+def some(split: str, seed: int = 0, n: int = 150) -> list[Example]:
+    return list(itertools.islice(TASK.examples(split=split, seed=seed), n))
+
+
+@pytest.mark.parametrize("split", ["train", "held"])
+def test_the_answer_restores_the_function(split: str) -> None:
+    for example in some(split):
+        assert example.prompt.count(HOLE) == 1
+        whole = example.prompt.removeprefix(PREFIX).replace(HOLE, example.completion)
+        assert whole in functions(example.info["module"])
+        assert is_held(example.info["module"]) == (split == "held")
+        assert TASK.verdict(example, example.completion) == dict(exact=1, parses=1, similarity=1)
+    assert {example.info["kind"] for example in some(split)} == {"expression", "line", "block"}
+
+
+def test_there_is_enough_of_both() -> None:
+    held = [name for name in sources() if is_held(name)]
+    assert sum(len(functions(name)) for name in held) > 200
+    assert len(sources()) > 5 * len(held)
+
+
+def test_splits_and_seeds() -> None:
+    assert some("train", 1, 20) == some("train", 1, 20) != some("train", 2, 20)
+    with pytest.raises(ValueError, match="unknown split 'x'; known: train, held"):
+        TASK.examples(split="x", seed=0)
+
+
+def test_verdicts() -> None:
+    example = Example(prompt=f"{PREFIX}def area(w, h):\n    return {HOLE}", completion="w * h")
+    assert TASK.verdict(example, "w * h\n")["exact"] == 1
+    other = TASK.verdict(example, "w * w")
+    assert (other["exact"], other["parses"], other["similarity"]) == (0, 1, 0.8)
+    assert TASK.verdict(example, "w *")["parses"] == 0
+    assert TASK.verdict(example, "\x00")["parses"] == 0
+    assert TASK.verdict(example, "")["similarity"] == 0
