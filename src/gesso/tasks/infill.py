@@ -115,11 +115,11 @@ def _hole(source: str, kind: str, rng: Random) -> tuple[int, int] | None:
         for node in ast.walk(tree):
             if not isinstance(node, ast.expr) or node.lineno != node.end_lineno:
                 continue
-            line = lines[node.lineno - 1].encode()
+            row = lines[node.lineno - 1].encode()
             assert node.end_col_offset is not None
             # Columns count bytes.
-            first = len(line[: node.col_offset].decode())
-            last = len(line[: node.end_col_offset].decode())
+            first = len(row[: node.col_offset].decode())
+            last = len(row[: node.end_col_offset].decode())
             spans.append((starts[node.lineno - 1] + first, starts[node.lineno - 1] + last))
     else:
         count = 1 if kind == "line" else rng.randint(2, 5)
