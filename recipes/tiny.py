@@ -37,9 +37,14 @@ def recipe() -> TrainConfig:
         tasks=TASKS,
         processor=PROCESSOR,
         model=model_config(),
-        # A tighter bound than the published 0.1: this small a model is sooner sure than right.
+        # The published temperatures, 0.8 to 0.4, make a belief look surer than it is, and this small
+        # a model then accepts what is wrong: on training sentences 50% came out exact with them
+        # and 75% with these, for three times the steps.
         generation=GenerationConfig(
-            entropy_bound=0.02, eos_token_ids=_ids("<eos>", "<turn|>", "<|tool_response>")
+            entropy_bound=0.05,
+            temperature_start=1.6,
+            temperature_end=0.6,
+            eos_token_ids=_ids("<eos>", "<turn|>", "<|tool_response>"),
         ),
         optimizer=OptimizerConfig(
             lr=1.5e-3, warmup_steps=200, final_lr_share=0.02, ema_decay=0.998
