@@ -37,9 +37,9 @@ def recipe() -> TrainConfig:
         tasks=TASKS,
         processor=PROCESSOR,
         model=model_config(),
-        # The published temperatures, 0.8 to 0.4, make a belief look surer than it is, and this small
-        # a model then accepts what is wrong: on training sentences 50% came out exact with them
-        # and 75% with these, for three times the steps.
+        # The published temperatures, 0.8 to 0.4, make a belief look surer than it is, and so small
+        # a model then accepts what is wrong: on 96 sentences of the training split 50% came out
+        # exact with them (bound 0.02) and 75% with these, for three times the steps.
         generation=GenerationConfig(
             entropy_bound=0.05,
             temperature_start=1.6,

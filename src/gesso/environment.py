@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import platform
 import subprocess
 from importlib.metadata import version
@@ -10,9 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-
-# Numbers of mallopt's parameters in malloc.h.
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
 def environment() -> dict[str, Any]:
@@ -39,20 +35,6 @@ def pick_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device: got {name!r}, which is not to be had here ({error})") from None
     return device
-
-
-def keep_freed_memory() -> None:
-    """Have glibc keep what tensors free, for a process that does nothing else (a command line).
-
-    By default it hands large blocks back to the system at once, and every operator's output is
-    fresh memory again, page by page. Elsewhere than on glibc this does nothing.
-    """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):
-        return
-    for parameter in (_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD):
-        mallopt(parameter, 1 << 30)
 
 
 def _commit() -> str | None:

@@ -1,4 +1,4 @@
-"""Compiled steps against the definition, on the embedded checkpoint's own shape of work."""
+"""Compiled steps against the definition, on small random networks."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -78,6 +78,6 @@ def test_no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
         load("tiny", device="cpu", compile=True)
 
 
-def test_only_on_a_cpu(tmp_path: object) -> None:
+def test_only_on_a_cpu() -> None:
     with pytest.raises(ValueError, match="only for the CPU so far, and the device is meta"):
         load("tiny", device="meta", compile=True)
