@@ -159,10 +159,10 @@ def _join_masks(cache: KVCache, columns: int, mask: Tensor | None) -> Tensor | N
         mask = None
     if mask is None and cache.mask is None:
         return None
-    device = (mask if mask is not None else cache.mask).device  # type: ignore[union-attr]
     old = cache.mask
     if old is None:
-        old = torch.ones(cache.batch_size, cache.length, dtype=torch.bool, device=device)
+        assert mask is not None
+        old = mask.new_ones(cache.batch_size, cache.length)
     if mask is None:
-        mask = torch.ones(cache.batch_size, columns, dtype=torch.bool, device=device)
+        mask = old.new_ones(cache.batch_size, columns)
     return torch.cat((old, mask), 1)
