@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from random import Random
 
-from gesso.tasks.task import Example
+from gesso.tasks.task import Example, check_split
 
 PREFIX = "Close: "
 PAIRS = {"(": ")", "[": "]", "{": "}", "<": ">"}
@@ -33,8 +33,7 @@ class BracketsTask:
 
     def examples(self, *, split: str, seed: int) -> Iterator[Example]:
         """An endless stream, the same for the same split and seed. ValueError: unknown split."""
-        if split not in self.splits:
-            raise ValueError(f"unknown split {split!r}; known: {', '.join(self.splits)}")
+        check_split(self, split)
         return self._stream(split, Random(f"{self.name}:{split}:{seed}"))
 
     def verdict(self, example: Example, text: str) -> dict[str, float]:

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from random import Random
 
-from gesso.tasks.task import Example
+from gesso.tasks.task import Example, check_split
 
 PREFIX = "Countdown: "
 COUNTS = (3, 4)
@@ -42,8 +42,7 @@ class CountdownTask:
 
     def examples(self, *, split: str, seed: int) -> Iterator[Example]:
         """An endless stream, the same for the same split and seed. ValueError: unknown split."""
-        if split not in self.splits:
-            raise ValueError(f"unknown split {split!r}; known: {', '.join(self.splits)}")
+        check_split(self, split)
         return self._stream(split, Random(f"{self.name}:{split}:{seed}"))
 
     def verdict(self, example: Example, text: str) -> dict[str, float]:

@@ -20,7 +20,7 @@ from functools import cache
 from pathlib import Path
 from random import Random
 
-from gesso.tasks.task import Example
+from gesso.tasks.task import Example, check_split
 
 PREFIX, HOLE = "Infill:\n", "<hole>"
 # Functions of this many lines and characters; hidden text of this many characters.
@@ -42,8 +42,7 @@ class InfillTask:
 
     def examples(self, *, split: str, seed: int) -> Iterator[Example]:
         """An endless stream, the same for the same split and seed. ValueError: unknown split."""
-        if split not in self.splits:
-            raise ValueError(f"unknown split {split!r}; known: {', '.join(self.splits)}")
+        check_split(self, split)
         return self._stream(split, Random(f"{self.name}:{split}:{seed}"))
 
     def verdict(self, example: Example, text: str) -> dict[str, float]:

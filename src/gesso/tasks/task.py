@@ -39,3 +39,9 @@ class Task(Protocol):
     def verdict(self, example: Example, text: str) -> Mapping[str, float]:
         """Named verdicts on an answer, each a share between 0 and 1; "exact" is always there."""
         ...
+
+
+def check_split(task: Task, split: str) -> None:
+    """ValueError when the task has no such split."""
+    if split not in task.splits:
+        raise ValueError(f"unknown split {split!r}; known: {', '.join(task.splits)}")

@@ -15,7 +15,7 @@ from gesso.tasks.extract.schema import KEYS, serialise
 from gesso.tasks.extract.sentence import answer, capitalise, tidy
 from gesso.tasks.extract.values import OTHER, Values
 from gesso.tasks.extract.verdict import judge
-from gesso.tasks.task import Example
+from gesso.tasks.task import Example, check_split
 
 PREFIX = "Extract: "
 # A canvas of 64 tokens holds about this many characters of an answer.
@@ -60,8 +60,7 @@ class ExtractTask:
 
     def examples(self, *, split: str, seed: int) -> Iterator[Example]:
         """An endless stream, the same for the same split and seed. ValueError: unknown split."""
-        if split not in self.splits:
-            raise ValueError(f"unknown split {split!r}; known: {', '.join(self.splits)}")
+        check_split(self, split)
         return self._stream(mix(split), Random(f"{split}:{seed}"))
 
     def verdict(self, example: Example, text: str) -> dict[str, bool]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from random import Random
 
 from gesso.tasks.sudoku.grid import Grid, Shape, dig, is_valid, shuffled, solutions
-from gesso.tasks.task import Example
+from gesso.tasks.task import Example, check_split
 
 SHAPES = {4: Shape(height=2, width=2), 6: Shape(height=2, width=3), 9: Shape(height=3, width=3)}
 # Fewest and most clues, and where a new band of the report begins.
@@ -35,8 +35,7 @@ class SudokuTask:
 
     def examples(self, *, split: str, seed: int) -> Iterator[Example]:
         """An endless stream, the same for the same split and seed. ValueError: unknown split."""
-        if split not in self.splits:
-            raise ValueError(f"unknown split {split!r}; known: {', '.join(self.splits)}")
+        check_split(self, split)
         return self._stream(split, Random(f"{self.name}:{split}:{seed}"))
 
     def verdict(self, example: Example, text: str) -> dict[str, float]:
