@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from gesso.diffusion.noise import corrupt, ramp
+from gesso.diffusion.noise import corrupt, ramp, slip
 
 VOCAB = 64
 
@@ -72,3 +72,40 @@ def test_a_ramp_rises_from_all_clean_to_all_noise() -> None:
     assert (levels[2] == 0).all()
     # The rise takes its share of the canvas, around the middle.
     assert ((levels[1] > 0) & (levels[1] < 1)).sum() == 8
+
+
+def slipped(rows: int = 4000, *, share: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Where each token of a canvas of 16 came from, less where it stands; and the draws."""
+    uniform = torch.rand(rows, 4, generator=torch.Generator().manual_seed(3))
+    places = torch.arange(16).expand(rows, 16)
+    return slip(places, uniform, share=share) - places, uniform
+
+
+def test_a_slip_moves_one_stretch_by_one_distance() -> None:
+    moves, uniform = slipped()
+    for move, (_, _, begin, _) in zip(moves.tolist(), uniform.tolist(), strict=True):
+        first = int(begin * 16)
+        assert not any(move[:first])
+        # The canvas has no tokens beyond its ends: a stretch there is cut short.
+        inner = [m for place, m in enumerate(move) if 3 <= place < 13 and m]
+        assert len(set(inner)) <= 1
+        assert all(abs(m) <= 3 for m in move)
+        moved = [place for place, m in enumerate(move) if m]
+        assert moved == list(range(moved[0], moved[-1] + 1)) if moved else True
+
+
+def test_slips_reach_the_end_half_of_the_time_and_both_ways() -> None:
+    moves, uniform = slipped()
+    begins_early = uniform[:, 2] < 0.5
+    to_the_end = (moves[begins_early, 11] != 0).double().mean()
+    assert 0.5 < float(to_the_end) < 0.8
+    middle = moves[:, 8][moves[:, 8] != 0]
+    assert float((middle > 0).double().mean()) == pytest.approx(0.5, abs=0.05)
+    assert float((middle.abs() == 1).double().mean()) == pytest.approx(0.6, abs=0.05)
+
+
+def test_the_share_of_rows_that_slip() -> None:
+    moves, uniform = slipped(share=0.25)
+    assert not moves[uniform[:, 0] >= 0.25].any()
+    assert moves[uniform[:, 0] < 0.25].any(1).double().mean() > 0.8
+    assert not slipped(share=0.0)[0].any()

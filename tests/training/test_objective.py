@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from gesso.diffusion.noise import slip
 from gesso.model.network import Network
 from gesso.training.config import ObjectiveConfig
 from gesso.training.data import Batch, collate
@@ -316,6 +317,31 @@ def test_ramps_change_the_noise_alone(network: Network) -> None:
     assert all(value == value for value in losses(network, ramp=1.0, leave_one_out=True))
 
 
+def test_slips_change_what_is_seen_and_not_what_is_asked(
+    network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without noise the canvas is the slipped answer."""
+    seen: list[Tensor] = []
+    hidden = network.denoise_hidden
+
+    def denoise_hidden(canvas: Tensor, **keys: object) -> Tensor:
+        seen.append(canvas)
+        return hidden(canvas, **keys)
+
+    monkeypatch.setattr(network, "denoise_hidden", denoise_hidden)
+    first, none = torch.zeros(len(ROWS)), torch.ones(len(ROWS))
+    noise = noise_of()[0]._replace(level=first, canvas=first, self_conditioning=none)
+    clean = torch.tensor([[*answer, *[FILL] * L][:L] for _, answer in ROWS])
+    values = []
+    for share in (0.0, 1.0):
+        config = ObjectiveConfig(min_level=0.0, slip=share)
+        values.append(training_loss(network, BATCH, config, [noise]))
+        assert torch.equal(seen.pop(), slip(clean, noise.slip, share=share))
+    assert not torch.equal(clean, slip(clean, noise.slip, share=1.0))
+    assert values[0].causal == values[1].causal
+    assert values[0].denoise != values[1].denoise
+
+
 def seen_canvases(
     network: Network, monkeypatch: pytest.MonkeyPatch, logits: Tensor, **options: object
 ) -> tuple[Tensor, Tensor]:
@@ -376,6 +402,7 @@ def test_unrolling_renoises_what_the_model_is_unsure_of(
         (dict(causal_weight=-1.0), "causal_weight: got -1.0"),
         (dict(min_level=0.5), "min_level: got 0.5"),
         (dict(ramp=-0.5), "ramp: got -0.5"),
+        (dict(slip=1.5), "slip: got 1.5"),
         (dict(draws=0), "draws: got 0"),
     ],
 )

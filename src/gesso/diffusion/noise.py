@@ -9,6 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+# By how many places a stretch slips; one is what samplers get wrong most.
+_SLIPS = (-3, -2, -1, -1, -1, 1, 1, 1, 2, 3)
+
 
 def corrupt(tokens: Tensor, level: Tensor, *, uniform: Tensor, noise: Tensor) -> Tensor:
     """tokens (B, L) int64 at noise levels in [0, 1], (B,) or one a position (B, L) -> (B, L).
@@ -29,3 +32,21 @@ def ramp(middle: Tensor, width: Tensor, *, length: int) -> Tensor:
     place = (torch.arange(length, device=middle.device) + 0.5) / length
     start = middle * (1 + width) - width  # (B,)
     return ((place - start[:, None]) / width[:, None]).clamp(0, 1)
+
+
+def slip(tokens: Tensor, uniform: Tensor, *, share: float) -> Tensor:
+    """Move a stretch of tokens (B, L) by one to three places in that share of the rows.
+
+    Where the stretch begins tokens are lost or doubled, and where it ends as well, unless it goes
+    on to the end of the canvas, as half of them do. It is what is left when a sampler sets a
+    word's neighbours before it knows how many tokens the word has. uniform (B, 4) in [0, 1):
+    whether, by how many places, from where, until where.
+    """
+    length = tokens.shape[1]
+    coin, size, begin, reach = uniform.split(1, dim=1)  # (B, 1)
+    place = torch.arange(length, device=tokens.device)
+    first = (begin * length).long()
+    last = first + ((2 * reach).clamp(max=1) * (length - first)).ceil().long()
+    moves = torch.tensor(_SLIPS, device=tokens.device)[(size * len(_SLIPS)).long()]
+    moved = (coin < share) & (place >= first) & (place < last)  # (B, L)
+    return tokens.gather(1, torch.where(moved, place + moves, place).clamp(0, length - 1))

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal, get_args
 
 from gesso.config import GenerationConfig, ModelConfig
+
+Method = Literal["adamw", "muon"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +28,7 @@ class ObjectiveConfig:
     unroll: share of the self-conditioned rows whose canvas takes one step of the sampler after
     the first pass, so that the second pass meets, and learns to mend, the model's own mistakes
     (SUNDAE, arXiv 2112.06749). Entropy bounds are drawn log-uniformly from `unroll_bounds`.
+    slip: share of the canvases of which a stretch stands a few places too early or too late.
     """
 
     causal_weight: float = 1.0
@@ -36,9 +40,10 @@ class ObjectiveConfig:
     causal_prompt: bool = True
     unroll: float = 0.0
     unroll_bounds: tuple[float, float] = (0.02, 5.0)
+    slip: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("self_conditioning", "ramp", "unroll"):
+        for name in ("self_conditioning", "ramp", "unroll", "slip"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(
                     f"{name}: got {getattr(self, name)}; a share between 0 and 1 is expected"
@@ -62,19 +67,28 @@ class ObjectiveConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """AdamW with a linear warm-up and a cosine to `final_lr_share` of the peak.
+    """AdamW or Muon with a linear warm-up and a cosine to `final_lr_share` of the peak.
 
+    method: "adamw" for everything, or "muon" for the linear maps of the layers, which then also
+    have `momentum`; embedding, routers, norms and scales stay with AdamW. Muon's updates are scaled
+    to AdamW's size, so that one learning rate and one decay serve both.
     clip: largest global gradient norm. ema_decay: of the averaged weights that are saved as the
     checkpoint; it ramps up from 0 so that early weights are forgotten; 0 switches averaging off.
     """
 
+    method: Method = "adamw"
     lr: float = 1e-3
     warmup_steps: int = 200
     final_lr_share: float = 0.05
     betas: tuple[float, float] = (0.9, 0.98)
+    momentum: float = 0.95
     weight_decay: float = 0.01
     clip: float = 1.0
     ema_decay: float = 0.999
+
+    def __post_init__(self) -> None:
+        if self.method not in (known := get_args(Method)):
+            raise ValueError(f"method: got {self.method!r}; expected one of {', '.join(known)}")
 
 
 @dataclass(frozen=True, kw_only=True)

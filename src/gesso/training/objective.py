@@ -19,7 +19,7 @@ from torch import Tensor
 
 from gesso.cache import KVCache
 from gesso.diffusion.draws import invert_cumulative
-from gesso.diffusion.noise import corrupt, ramp
+from gesso.diffusion.noise import corrupt, ramp, slip
 from gesso.diffusion.sampler import EntropyBound, believe
 from gesso.kernels.cross_entropy import Offset, cross_entropy
 from gesso.model.network import Network
@@ -53,6 +53,7 @@ class CanvasNoise(NamedTuple):
     unroll: Tensor  # (B, 2) whether the canvas takes a step of the sampler, and its bound
     sample: Tensor  # (B, L) which tokens that step samples
     renoise: Tensor  # (B, L) what it renoises with, int64
+    slip: Tensor  # (B, 4) whether a stretch slips, how far, from where, until where
 
     def rows(self, rows: slice) -> CanvasNoise:
         return CanvasNoise(*(tensor[rows] for tensor in self))
@@ -82,6 +83,7 @@ def draw_noise(
         unroll=uniform(rows, 2),
         sample=uniform(rows, length),
         renoise=tokens(),
+        slip=uniform(rows, 4),
     )
 
 
@@ -135,7 +137,8 @@ def _denoising_loss(
     positions = starts[:, None] + torch.arange(length, device=device)  # (B, L)
     clean = batch.ids.gather(1, positions)
     level = _levels(noise, config, length, _loss_dtype(network))  # (B, 1) or (B, L)
-    noisy = corrupt(clean, level, uniform=noise.redraw, noise=noise.tokens)
+    shown = slip(clean, noise.slip, share=config.slip)
+    noisy = corrupt(shown, level, uniform=noise.redraw, noise=noise.tokens)
     picked = (noise.self_conditioning < config.self_conditioning).nonzero()[:, 0]
     soft = None
     if len(picked):

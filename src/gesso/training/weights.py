@@ -7,16 +7,23 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from gesso.model.network import Network
 from gesso.training.config import OptimizerConfig
+from gesso.training.muon import Muon
 
-# Weights of these dimensions or more are decayed; norms and scales are not.
-_DECAYED_DIMENSIONS = 2
+# Lookups and choices, whose rows are not the rows of a linear map: Muon leaves them to AdamW.
+_NOT_LINEAR = ("embed", "router", "position")
+# What the optimizers remember of a parameter.
+_MOMENTS: dict[type[Optimizer], set[str]] = {
+    torch.optim.AdamW: {"step", "exp_avg", "exp_avg_sq"},
+    Muon: {"momentum"},
+}
 
 
 class MasterWeights:
-    """AdamW on float32 copies of the network's parameters, and their exponential average.
+    """AdamW or Muon on float32 copies of the network's parameters, and their exponential average.
 
     The network's own parameters are the working copy: `step` takes their gradients, updates the
     masters and rounds them back.
@@ -29,13 +36,13 @@ class MasterWeights:
         self._working = list(working)
         self._masters = [p.detach().float().clone() for p in self._working]
         self._average = [m.clone() for m in self._masters]
-        decayed = [m for m in self._masters if m.dim() >= _DECAYED_DIMENSIONS]
-        plain = [m for m in self._masters if m.dim() < _DECAYED_DIMENSIONS]
-        groups = [
-            {"params": decayed, "weight_decay": config.weight_decay},
-            {"params": plain, "weight_decay": 0.0},
-        ]
-        self._optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=True)
+        self._optimizers = _optimizers(dict(zip(self._names, self._masters, strict=True)), config)
+        self._owner = {
+            parameter: optimizer
+            for optimizer in self._optimizers
+            for group in optimizer.param_groups
+            for parameter in group["params"]
+        }
 
     def collect(self) -> None:
         """Take over the working copy's gradients; those of several parts are added in float32."""
@@ -57,10 +64,11 @@ class MasterWeights:
                 f"the gradient's norm is {float(norm)} at step {step}; a lower "
                 "learning rate or a longer warm-up is the usual mend"
             )
-        for group in self._optimizer.param_groups:
-            group["lr"] = learning_rate(self.config, step, self.total_steps)
-        self._optimizer.step()
-        self._optimizer.zero_grad()
+        for optimizer in self._optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(self.config, step, self.total_steps)
+            optimizer.step()
+            optimizer.zero_grad()
         self._round_back()
         if self.config.ema_decay:
             # The ramp keeps the average from remembering the random start.
@@ -78,35 +86,75 @@ class MasterWeights:
         tensors: dict[str, Tensor] = {}
         for name, master, average in zip(self._names, self._masters, self._average, strict=True):
             tensors[f"master.{name}"], tensors[f"average.{name}"] = master, average
-            for key, value in self._optimizer.state.get(master, {}).items():
+            for key, value in self._owner[master].state.get(master, {}).items():
                 tensors[f"{key}.{name}"] = value
         return tensors
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Take over what `state` gave. ValueError when the parameters are not the same ones."""
-        ours = {f"master.{n}": m.shape for n, m in zip(self._names, self._masters, strict=True)}
-        saved = {key: t.shape for key, t in tensors.items() if key.startswith("master.")}
-        if unlike := sorted(ours.items() ^ saved.items()):
-            name = unlike[0][0].removeprefix("master.")
-            raise ValueError(
-                f"the saved training state does not fit this recipe at {name!r}; "
-                "resume with the recipe that wrote it, or choose another folder"
-            )
+        saved: dict[str, dict[str, Tensor]] = {}
+        for key, tensor in tensors.items():
+            kind, _, name = key.partition(".")
+            saved.setdefault(name, {})[kind] = tensor
+        for name, master in zip(self._names, self._masters, strict=True):
+            kept = saved.get(name, {})
+            moments = kept.keys() - {"master", "average"}
+            fits = "master" in kept and kept["master"].shape == master.shape
+            if not fits or (moments and moments != _MOMENTS[type(self._owner[master])]):
+                raise ValueError(_unlike(name))
+        if more := sorted(saved.keys() - set(self._names)):
+            raise ValueError(_unlike(more[0]))
         for name, master, average in zip(self._names, self._masters, self._average, strict=True):
-            master.copy_(tensors[f"master.{name}"])
-            average.copy_(tensors[f"average.{name}"])
-            moments = {
-                key: tensors[f"{key}.{name}"].to(master.device, copy=True)
-                for key in ("step", "exp_avg", "exp_avg_sq")
-                if f"{key}.{name}" in tensors
+            kept = {
+                kind: tensor.to(master.device, copy=True) for kind, tensor in saved[name].items()
             }
-            if moments:
-                self._optimizer.state[master] = moments
+            master.copy_(kept.pop("master"))
+            average.copy_(kept.pop("average"))
+            if kept:
+                self._owner[master].state[master] = kept
         self._round_back()
 
     @torch.no_grad()
     def _round_back(self) -> None:
         torch._foreach_copy_(self._working, self._masters)
+
+
+def _unlike(name: str) -> str:
+    return (
+        f"the saved training state does not fit this recipe at {name!r}; "
+        "resume with the recipe that wrote it, or choose another folder"
+    )
+
+
+def _optimizers(masters: Mapping[str, Tensor], config: OptimizerConfig) -> list[Optimizer]:
+    """AdamW, and Muon for the linear maps when the recipe asks for it.
+
+    Weights of two dimensions or more are decayed; norms and scales are not.
+    """
+    linear = {
+        name
+        for name, m in masters.items()
+        if m.dim() > 1 and not any(word in name for word in _NOT_LINEAR)
+    }
+    by_muon = linear if config.method == "muon" else set()
+    rest = [m for name, m in masters.items() if name not in by_muon]
+    groups = [
+        {"params": [m for m in rest if m.dim() > 1], "weight_decay": config.weight_decay},
+        {"params": [m for m in rest if m.dim() < 2], "weight_decay": 0.0},
+    ]
+    optimizers: list[Optimizer] = [
+        torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=True)
+    ]
+    if by_muon:
+        optimizers.append(
+            Muon(
+                [masters[name] for name in masters if name in by_muon],
+                lr=config.lr,
+                momentum=config.momentum,
+                weight_decay=config.weight_decay,
+            )
+        )
+    return optimizers
 
 
 def learning_rate(config: OptimizerConfig, step: int, total_steps: int) -> float:
