@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import gesso.kernels.experts as module
-from gesso.kernels.experts import experts
+from gesso.kernels.experts import LowRank, experts
 
 # (tokens, k, experts, M, F): one token, k = 1, k = E, more experts than pairs, odd counts.
 SHAPES = [
@@ -136,3 +136,33 @@ def test_a_row_keeps_its_bits_while_groups_stay_under_a_padded_size() -> None:
     together = experts(x, index, *rest)
     alone = experts(x[:1], index[:1], rest[0][:1], *rest[1:])
     assert torch.equal(together[:1], alone)
+
+
+@pytest.mark.parametrize("tokens", [3, 700])
+def test_a_low_rank_change_is_that_of_the_weights(tokens: int) -> None:
+    """Both paths: few tokens are padded, many are grouped."""
+    generator = torch.Generator().manual_seed(4)
+
+    def random(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator)
+
+    count, hidden, inner, rank = 4, 16, 8, 4
+    x, gate_up, down = (
+        random(tokens, hidden),
+        random(count, 2 * inner, hidden),
+        random(count, hidden, inner),
+    )
+    scores = random(tokens, count).softmax(-1)
+    weight, index = scores.topk(2)
+    change = LowRank(
+        random(count, rank, hidden), random(count, 2 * inner, rank),
+        random(count, rank, inner), random(count, hidden, rank), 0.3,
+    )  # fmt: skip
+    merged = (
+        gate_up + 0.3 * change.gate_up_b @ change.gate_up_a,
+        down + 0.3 * change.down_b @ change.down_a,
+    )
+    expected = experts(x.double(), index, weight, *(w.double() for w in merged))
+    given = experts(x, index, weight, gate_up, down, change)
+    torch.testing.assert_close(given.double(), expected, rtol=1e-4, atol=1e-3)
+    assert not torch.allclose(given, experts(x, index, weight, gate_up, down), atol=0.1)

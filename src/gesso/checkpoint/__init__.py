@@ -1,7 +1,16 @@
 """Checkpoints in the published layout: safetensors, sharded or not, and their JSON files."""
 
+from gesso.checkpoint.adapter import merge_adapter, save_adapter
 from gesso.checkpoint.hub import resolve
 from gesso.checkpoint.read import load_network, read_config, read_generation_config
 from gesso.checkpoint.write import save_checkpoint
 
-__all__ = ["load_network", "read_config", "read_generation_config", "resolve", "save_checkpoint"]
+__all__ = [
+    "load_network",
+    "merge_adapter",
+    "read_config",
+    "read_generation_config",
+    "resolve",
+    "save_adapter",
+    "save_checkpoint",
+]

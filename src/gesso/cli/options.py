@@ -30,6 +30,9 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         metavar="M",
         help="a checkpoint's folder, a hub id, or tiny, the embedded one (default)",
     )
+    parser.add_argument(
+        "--adapter", metavar="DIR", help="a LoRA adapter for it, as gesso train or PEFT writes them"
+    )
     parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, ...")
     parser.add_argument("--dtype", default="auto", help="auto (default), float32 or bfloat16")
     parser.add_argument(
@@ -76,7 +79,13 @@ def load_model(args: argparse.Namespace) -> DiffusionGemma:
     from gesso.generation.model import load
 
     set_threads(args)
-    return load(args.model, device=args.device, dtype=args.dtype, compile=args.compile)
+    return load(
+        args.model,
+        adapter=args.adapter,
+        device=args.device,
+        dtype=args.dtype,
+        compile=args.compile,
+    )
 
 
 def set_threads(args: argparse.Namespace) -> None:

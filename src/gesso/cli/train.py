@@ -85,7 +85,8 @@ def run(args: argparse.Namespace) -> int:
         _say_how_to_resume(trainer.step, args)
         # Who ends a job with SIGTERM wants it to end well.
         return 0 if stopped_by == signal.SIGTERM else 130
-    print(f"checkpoint: {args.out / 'checkpoint'}")
+    made = "checkpoint" if config.lora is None else "adapter"
+    print(f"{made}: {args.out / made}")
     return 0
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import torch
 
-from gesso.checkpoint import load_network, read_generation_config, resolve
+from gesso.checkpoint import load_network, merge_adapter, read_generation_config, resolve
 from gesso.config import GenerationConfig
 from gesso.diffusion.loop import Reader, read
 from gesso.environment import pick_device
@@ -169,12 +169,14 @@ def load(
     device: str = "auto",
     dtype: str = "auto",
     revision: str | None = None,
+    adapter: str | Path | None = None,
     compile: bool = False,
 ) -> DiffusionGemma:
     """A checkpoint: "tiny" (comes with the package), a folder, or a hub id.
 
     device: "auto" takes a GPU when there is one. dtype: "float32", "bfloat16" or "auto": float32
-    on a CPU, the checkpoint's own elsewhere. compile: spend half a minute now, and half the time
+    on a CPU, the checkpoint's own elsewhere. adapter: a folder with a LoRA adapter in PEFT's
+    format, merged into the weights. compile: spend half a minute now, and half the time
     on every canvas after that; on a CPU with a C++ compiler. ValueError names what is wrong.
     """
     folder = resolve(source, revision=revision)
@@ -184,6 +186,8 @@ def load(
             f"compile: only for the CPU so far, and the device is {place}; leave it out"
         )
     network = load_network(folder, dtype=_dtype(dtype, place), device=place)
+    if adapter is not None:
+        merge_adapter(network, Path(adapter))
     processor, generation = Processor.load(folder), read_generation_config(folder)
     if not compile:
         return DiffusionGemma(network.eval(), processor, generation)

@@ -9,6 +9,9 @@ grouped product's, and a row's bits then do not depend on how many tokens share 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -21,7 +24,31 @@ _MAX_PADDING = 4
 _MAX_PADDED_ROWS = 4096
 
 
-def experts(x: Tensor, index: Tensor, weight: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
+# Rows sorted by expert times (E, out, in) -> rows of `out`.
+Product = Callable[[Tensor, Tensor], Tensor]
+
+
+class LowRank(NamedTuple):
+    """What a LoRA adapter adds to the experts' weights: scale * b @ a, never multiplied out.
+
+    gate_up_a (E, r, M), gate_up_b (E, 2F, r), down_a (E, r, F), down_b (E, M, r).
+    """
+
+    gate_up_a: Tensor
+    gate_up_b: Tensor
+    down_a: Tensor
+    down_b: Tensor
+    scale: float
+
+
+def experts(
+    x: Tensor,
+    index: Tensor,
+    weight: Tensor,
+    gate_up: Tensor,
+    down: Tensor,
+    change: LowRank | None = None,
+) -> Tensor:
     """x (T, M), index (T, k) int64, weight (T, k) float32, gate_up (E, 2F, M), down (E, M, F).
 
     Rows 0..F-1 of gate_up are the gate, the rest the up projection (trap 10). Returns (T, M) in
@@ -35,10 +62,10 @@ def experts(x: Tensor, index: Tensor, weight: Tensor, gate_up: Tensor, down: Ten
     on_cpu = x.device.type == "cpu"
     # A compiled graph cannot choose by what is in the data; canvases, which it is for, pad well.
     pads = torch.compiler.is_compiling() or _pads_well(counts, tokens * k)
-    if (on_cpu and pads) or not _can_group(gate_up, down):
-        y = _padded(rows, flat[order], counts, gate_up, down)
+    if (on_cpu and pads) or not _can_group(gate_up, down, *(change or ())[:4]):
+        y = _padded(rows, flat[order], counts, gate_up, down, change)
     else:
-        y = _grouped(rows, counts, gate_up, down)
+        y = _grouped(rows, counts, gate_up, down, change)
     y = (y * weight.flatten()[order, None]).to(x.dtype)
     unsorted = torch.empty_like(y).index_copy(0, order, y)
     return unsorted.view(tokens, k, -1).sum(1)
@@ -49,10 +76,10 @@ def _pads_well(counts: Tensor, pairs: int) -> bool:
     return rows <= min(_MAX_PADDING * max(pairs, _GROUP_ROWS), _MAX_PADDED_ROWS)
 
 
-def _can_group(gate_up: Tensor, down: Tensor) -> bool:
+def _can_group(*weights: Tensor) -> bool:
     """Whether the grouped product takes these: no float64, and rows of a multiple of 16 bytes."""
-    aligned = not any(t.shape[2] * t.element_size() % 16 for t in (gate_up, down))
-    return aligned and gate_up.dtype != torch.float64
+    aligned = not any(t.shape[2] * t.element_size() % 16 for t in weights)
+    return aligned and weights[0].dtype != torch.float64
 
 
 def _round_up(rows: int) -> int:
@@ -64,16 +91,45 @@ def _geglu(h: Tensor) -> Tensor:
     return F.gelu(gate, approximate="tanh") * up
 
 
-def _padded(rows: Tensor, expert: Tensor, counts: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
+def _padded(
+    rows: Tensor,
+    expert: Tensor,
+    counts: Tensor,
+    gate_up: Tensor,
+    down: Tensor,
+    change: LowRank | None,
+) -> Tensor:
     size = _round_up(int(counts.max()))
     starts = counts.cumsum(0) - counts  # (E,)
     slot = expert * size + torch.arange(len(rows), device=rows.device) - starts[expert]
     padded = rows.new_zeros(len(counts) * size, rows.shape[1]).index_copy(0, slot, rows)
-    h = _geglu(torch.bmm(padded.view(len(counts), size, -1), gate_up.transpose(1, 2)))
-    return torch.bmm(h, down.transpose(1, 2)).flatten(0, 1)[slot]  # (T * k, M)
+
+    def product(x: Tensor, weight: Tensor) -> Tensor:
+        return torch.bmm(x, weight.transpose(1, 2))  # (E, size, out)
+
+    y = _mlp(padded.view(len(counts), size, -1), product, gate_up, down, change)
+    return y.flatten(0, 1)[slot]  # (T * k, M)
 
 
-def _grouped(rows: Tensor, counts: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
+def _grouped(
+    rows: Tensor, counts: Tensor, gate_up: Tensor, down: Tensor, change: LowRank | None
+) -> Tensor:
     ends = counts.cumsum(0).to(torch.int32)
-    h = _geglu(F.grouped_mm(rows, gate_up.transpose(1, 2), offs=ends))
-    return F.grouped_mm(h, down.transpose(1, 2), offs=ends)  # (T * k, M)
+
+    def product(x: Tensor, weight: Tensor) -> Tensor:
+        return F.grouped_mm(x, weight.transpose(1, 2), offs=ends)  # (T * k, out)
+
+    return _mlp(rows, product, gate_up, down, change)  # (T * k, M)
+
+
+def _mlp(
+    x: Tensor, product: Product, gate_up: Tensor, down: Tensor, change: LowRank | None
+) -> Tensor:
+    h = product(x, gate_up)
+    if change is not None:
+        h = h + change.scale * product(product(x, change.gate_up_a), change.gate_up_b)
+    h = _geglu(h)
+    y = product(h, down)
+    if change is not None:
+        y = y + change.scale * product(product(h, change.down_a), change.down_b)
+    return y

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from gesso.config import TextConfig
-from gesso.kernels.experts import experts
+from gesso.kernels.experts import LowRank, experts
 from gesso.kernels.precision import at_least_float32
 from gesso.model.norm import RMSNorm
 
@@ -44,6 +44,8 @@ class Experts(nn.Module):
         self.gate_up = nn.Parameter(torch.empty(count, 2 * inner, config.hidden_size))
         self.down = nn.Parameter(torch.empty(count, config.hidden_size, inner))
 
-    def forward(self, x: Tensor, index: Tensor, weight: Tensor) -> Tensor:
+    def forward(
+        self, x: Tensor, index: Tensor, weight: Tensor, change: LowRank | None = None
+    ) -> Tensor:
         """x (T, M) -> (T, M)."""
-        return experts(x, index, weight, self.gate_up, self.down)
+        return experts(x, index, weight, self.gate_up, self.down, change)

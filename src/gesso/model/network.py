@@ -146,7 +146,9 @@ class Network(nn.Module):
         """(..., M) -> softcapped logits (..., V) float32; the product in the model's dtype."""
         cap = self.config.text.final_logit_softcapping
         logits = at_least_float32(F.linear(hidden, self.embed.weight))
-        return logits.div_(cap).tanh_().mul_(cap)
+        bent = logits.div_(cap).tanh_()
+        # The gradient of tanh is made from its result, which then has to stay as it is.
+        return bent * cap if bent.requires_grad else bent.mul_(cap)
 
     def soft_embed(self, logits: Tensor) -> Tensor:
         """The embedding that tempered logits (..., V) stand for, (..., M).

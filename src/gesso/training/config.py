@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from gesso.config import GenerationConfig, ModelConfig
+from gesso.model.lora import LoraConfig
 
 Method = Literal["adamw", "muon"]
 
@@ -95,6 +96,7 @@ class OptimizerConfig:
 class TrainConfig:
     """One run. `model` starts from random weights; `base` from a checkpoint; exactly one is given.
 
+    lora: leave the base as it is and train an adapter of this shape.
     processor: folder with the tokenizer and the chat template, copied into the checkpoint.
     tasks: name -> share of the examples. data: the same for JSONL files of the user's own;
     skip_bad: leave their bad lines out instead of refusing the file. batch_size in examples;
@@ -112,6 +114,7 @@ class TrainConfig:
     skip_bad: bool = False
     model: ModelConfig | None = None
     base: Path | None = None
+    lora: LoraConfig | None = None
     generation: GenerationConfig = field(default_factory=GenerationConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -128,6 +131,8 @@ class TrainConfig:
                 "a recipe gives either model (random weights) or base (a checkpoint "
                 "to start from), not both and not neither"
             )
+        if self.lora is not None and self.base is None:
+            raise ValueError("lora: an adapter belongs to a checkpoint; give base instead of model")
         shares = [*self.tasks.values(), *self.data.values()]
         if not shares or min(shares) <= 0:
             raise ValueError(

@@ -15,9 +15,10 @@ from typing import NamedTuple
 import torch
 from safetensors.torch import load_file, save_file
 
-from gesso.checkpoint import load_network, save_checkpoint
+from gesso.checkpoint import load_network, save_adapter, save_checkpoint
 from gesso.environment import pick_device
 from gesso.model.init import new_network
+from gesso.model.lora import add_adapter
 from gesso.model.network import Network
 from gesso.processor import Processor
 from gesso.tasks import get_task
@@ -43,7 +44,8 @@ class StepLog(NamedTuple):
 
 
 class Trainer:
-    """A run in a folder: `log.jsonl`, `state/` to resume from, `checkpoint/` to use."""
+    """A run in a folder: `log.jsonl`, `state.safetensors` to resume from, and
+    `checkpoint/` or `adapter/` to use."""
 
     def __init__(self, config: TrainConfig, folder: Path) -> None:
         self.config = config
@@ -107,11 +109,20 @@ class Trainer:
         self.save()
 
     def save(self) -> None:
-        """Write the state to resume from, then the checkpoint of the averaged weights."""
+        """Write the state to resume from, then the averaged weights: a checkpoint, or an adapter
+        when it is one that is trained."""
         self.folder.mkdir(parents=True, exist_ok=True)
         temporary = self.folder / "state.safetensors.tmp"
         save_file(self._weights.state() | {"steps_done": torch.tensor(self.step)}, temporary)
         temporary.replace(self.folder / "state.safetensors")
+        if self.config.lora is not None:
+            save_adapter(
+                self._weights.averaged(),
+                self.folder / "adapter",
+                config=self.config.lora,
+                base=str(self.config.base),
+            )
+            return
         shipped = Network(self.network.config)
         shipped.load_state_dict(self.network.state_dict() | self._weights.averaged())
         save_checkpoint(
@@ -184,7 +195,10 @@ class Trainer:
 def _start(config: TrainConfig) -> Network:
     dtype, device = getattr(torch, config.dtype), pick_device(config.device)
     if config.base is not None:
-        return load_network(config.base, dtype=dtype, device=device)
+        network = load_network(config.base, dtype=dtype, device=device)
+        if config.lora is not None:
+            add_adapter(network, config.lora, seed=config.seed)
+        return network
     assert config.model is not None
     return new_network(config.model, seed=config.seed).to(device=device, dtype=dtype)
 

@@ -26,13 +26,14 @@ class MasterWeights:
     """AdamW or Muon on float32 copies of the network's parameters, and their exponential average.
 
     The network's own parameters are the working copy: `step` takes their gradients, updates the
-    masters and rounds them back.
+    masters and rounds them back. Parameters that require no gradient are none of its business.
     """
 
     def __init__(self, network: Network, config: OptimizerConfig, *, total_steps: int) -> None:
         self.config = config
         self.total_steps = total_steps
-        self._names, working = zip(*network.named_parameters(), strict=True)
+        trained = [(n, p) for n, p in network.named_parameters() if p.requires_grad]
+        self._names, working = zip(*trained, strict=True)
         self._working = list(working)
         self._masters = [p.detach().float().clone() for p in self._working]
         self._average = [m.clone() for m in self._masters]

@@ -1,0 +1,217 @@
+"""LoRA adapters in PEFT's files and names.
+
+PEFT sees the encoder and the denoiser of the published model as two modules whose weights are
+tied, and keeps an adapter for each; here they are one. So everything of a layer is written twice,
+and read only when both copies agree: then one network says what PEFT's two say. (Merged by PEFT,
+the tied weights would take the change twice; merged here they take it once.)
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+from uuid import uuid4
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from gesso.checkpoint.names import published_name
+from gesso.checkpoint.read import require_finite
+from gesso.checkpoint.shards import listed
+from gesso.config import read_json
+from gesso.model.lora import LoraConfig, adapted_weights, merge_change
+from gesso.model.network import Network
+
+CONFIG_FILE = "adapter_config.json"
+WEIGHTS_FILE = "adapter_model.safetensors"
+
+_WRAPPED = "base_model.model."
+_STACKS = r"model\.(decoder|encoder\.language_model)"
+_DECODER, _ENCODER = "model.decoder.layers.", "model.encoder.language_model.layers."
+# The modules of `TARGETS` by their published names, for PEFT's regular expression.
+_MODULES = {
+    "attention": r"layers\.\d+\.self_attn\.[qkvo]_proj",
+    "mlp": r"layers\.\d+\.mlp\.(gate|up|down)_proj",
+    "router": r"layers\.\d+\.router\.proj",
+    "self_conditioning": r"self_conditioning\.(gate|up|down)_proj",
+}
+# PEFT wraps the experts once for each tensor, in their order: the first wrapper lies inside.
+_EXPERTS = {"gate_up_proj": "base_layer."}
+# Options of PEFT's that change what an adapter computes, and the value that changes nothing.
+_PLAIN = {
+    "use_dora": False,
+    "lora_bias": False,
+    "fan_in_fan_out": False,
+    "bias": "none",
+    "modules_to_save": None,
+    "layer_replication": None,
+    "rank_pattern": {},
+    "alpha_pattern": {},
+}
+
+
+class Factors(NamedTuple):
+    """a (..., r, in) and b (..., out, r); experts have a first dimension E."""
+
+    a: Tensor
+    b: Tensor
+
+
+def save_adapter(
+    tensors: Mapping[str, Tensor], folder: Path, *, config: LoraConfig, base: str
+) -> None:
+    """Write an adapter that this package and PEFT read.
+
+    tensors: the factors as an adapted network names them, `<weight>_a` and `<weight>_b`. base:
+    the checkpoint that they belong to, noted for the reader. An adapter that is there is replaced.
+    """
+    stored: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        require_finite(tensor, where=name, mend="such an adapter is not saved")
+        weight, factor = name[:-2], name[-1]
+        for key in _keys(weight, factor):
+            stored[key] = _flat(tensor, factor).detach().cpu().contiguous().clone()
+    folder = folder.absolute()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = folder.with_name(f".{folder.name}.partial-{uuid4().hex[:8]}")
+    partial.mkdir()
+    try:
+        save_file(stored, partial / WEIGHTS_FILE, metadata={"format": "pt"})
+        text = json.dumps(_peft_config(config, base), indent=2) + "\n"
+        (partial / CONFIG_FILE).write_text(text, encoding="utf-8")
+        # The configuration goes first and comes last: without it nothing is read.
+        folder.mkdir(exist_ok=True)
+        (folder / CONFIG_FILE).unlink(missing_ok=True)
+        for file in (WEIGHTS_FILE, CONFIG_FILE):
+            (partial / file).replace(folder / file)
+    finally:
+        shutil.rmtree(partial)
+
+
+def merge_adapter(network: Network, folder: Path) -> None:
+    """Add an adapter's change to the network's weights, in place, each rounded once.
+
+    ValueError, and the network untouched, when the files are not a plain LoRA adapter for it.
+    """
+    config = _read_config(folder)
+    weights = adapted_weights(network, config)
+    factors = _read_factors(folder, weights, rank=config.rank)
+    for name, (a, b) in factors.items():
+        merge_change(weights[name], a, b, scale=config.scale)
+
+
+def _keys(weight: str, factor: str) -> list[str]:
+    """PEFT's names of a weight's factor "a" or "b": of a layer's both, the denoiser's and the
+    encoder's."""
+    path, _, leaf = published_name(weight).rpartition(".")
+    inner = _EXPERTS.get(leaf, "")
+    key = f"{path}.{inner}lora_{factor.upper()}.weight"
+    twin = [key.replace(_DECODER, _ENCODER)] if key.startswith(_DECODER) else []
+    return [_WRAPPED + name for name in (key, *twin)]
+
+
+def _flat(factor: Tensor, which: str) -> Tensor:
+    """PEFT's shape: of experts a is (E r, in) and b (out, r E), where the expert varies fastest."""
+    if factor.dim() == 2:
+        return factor
+    return factor.flatten(0, 1) if which == "a" else factor.permute(1, 2, 0).flatten(1)
+
+
+def _unflat(factor: Tensor, which: str, weight: Tensor) -> Tensor:
+    if weight.dim() == 2:
+        return factor
+    experts = len(weight)
+    if which == "a":
+        return factor.unflatten(0, (experts, -1))
+    return factor.unflatten(1, (-1, experts)).permute(2, 0, 1)
+
+
+def _peft_config(config: LoraConfig, base: str) -> dict[str, Any]:
+    modules = "|".join(_MODULES[target] for target in config.targets if target in _MODULES)
+    tensors = ["experts.gate_up_proj", "experts.down_proj"]
+    return {
+        "peft_type": "LORA",
+        "task_type": None,
+        "base_model_name_or_path": base,
+        "inference_mode": True,
+        "r": config.rank,
+        "lora_alpha": config.alpha,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "target_modules": rf"{_STACKS}\.({modules})" if modules else None,
+        "target_parameters": tensors if "experts" in config.targets else None,
+    }
+
+
+def _read_config(folder: Path) -> LoraConfig:
+    file = folder / CONFIG_FILE
+    if not file.is_file():
+        raise ValueError(f"{folder}: no {CONFIG_FILE}; an adapter is a folder as PEFT writes it")
+    raw = read_json(file)
+    if raw.get("peft_type") != "LORA":
+        raise ValueError(f"{file}: peft_type is {raw.get('peft_type')!r}; only LORA is read")
+    for option, plain in _PLAIN.items():
+        if (raw.get(option) or plain) != plain:
+            raise ValueError(f"{file}: {option} is {raw[option]!r}; only plain LoRA is read")
+    rank, alpha = raw.get("r"), raw.get("lora_alpha")
+    if not isinstance(rank, int) or not isinstance(alpha, int | float):
+        raise ValueError(f"{file}: r is {rank!r}, lora_alpha {alpha!r}; two numbers are expected")
+    if raw.get("use_rslora"):
+        alpha = alpha * rank**0.5
+    return LoraConfig(rank=rank, alpha=alpha)
+
+
+def _read_factors(folder: Path, weights: Mapping[str, Tensor], *, rank: int) -> dict[str, Factors]:
+    """By the weight that they change. All is checked before any is given."""
+    file = folder / WEIGHTS_FILE
+    if not file.is_file():
+        raise ValueError(f"{folder}: no {WEIGHTS_FILE}; pickled adapters are not read")
+    try:
+        stored = load_file(file)
+    except SafetensorError as error:
+        raise ValueError(f"{file}: damaged ({error}); copy it again") from None
+    known = {key for name in weights for factor in "ab" for key in _keys(name, factor)}
+    if unknown := sorted(stored.keys() - known):
+        raise ValueError(
+            f"{file}: {listed(unknown, 'unknown tensor')}; an adapter changes linear maps of the "
+            "text layers of the checkpoint that it was trained on, and nothing else"
+        )
+    for name, tensor in stored.items():
+        require_finite(tensor, where=f"{file}: {name}", mend="the adapter is damaged")
+    return {
+        name: Factors(*(_factor(file, stored, name, which, weight, rank) for which in "ab"))
+        for name, weight in weights.items()
+        if any(key in stored for which in "ab" for key in _keys(name, which))
+    }
+
+
+def _factor(
+    file: Path, stored: Mapping[str, Tensor], name: str, which: str, weight: Tensor, rank: int
+) -> Tensor:
+    keys = _keys(name, which)
+    if missing := [key for key in keys if key not in stored]:
+        raise ValueError(
+            f"{file}: no {missing[0]}; encoder and denoiser share their weights, and an adapter "
+            "has to change both"
+        )
+    first, *others = (stored[key] for key in keys)
+    if any(not torch.equal(first, other) for other in others):
+        raise ValueError(
+            f"{file}: {keys[0]} is not equal to {keys[1]}; encoder and denoiser share their "
+            "weights here, and with them the adapter: train it with the two tied"
+        )
+    *experts, out, inner = weight.shape
+    rows = math.prod(experts) * rank
+    expected = (rows, inner) if which == "a" else (out, rows)
+    if first.shape != expected:
+        raise ValueError(
+            f"{file}: {keys[0]} has shape {list(first.shape)}, expected {list(expected)}; "
+            "the adapter is of another checkpoint"
+        )
+    return _unflat(first, which, weight)
