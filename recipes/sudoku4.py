@@ -9,7 +9,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from gesso.config import GenerationConfig, ModelConfig
-from gesso.training.config import OptimizerConfig, TrainConfig
+from gesso.training.config import (
+    EvaluationConfig,
+    ObjectiveConfig,
+    OptimizerConfig,
+    TrainConfig,
+)
 from recipes import tiny
 
 
@@ -17,12 +22,17 @@ def recipe() -> TrainConfig:
     embedded = tiny.recipe()
     return replace(
         embedded,
-        steps=2000,
+        steps=1500,
         batch_size=64,
         tasks={"sudoku4": 1.0},
         model=model_config(),
+        # A puzzle is random: there is nothing in it for the causal loss to learn.
+        objective=ObjectiveConfig(causal_prompt=False),
         generation=GenerationConfig(eos_token_ids=embedded.generation.eos_token_ids),
-        optimizer=OptimizerConfig(lr=2e-3, warmup_steps=100, final_lr_share=0.02, ema_decay=0.995),
+        optimizer=OptimizerConfig(
+            method="muon", lr=2e-3, warmup_steps=50, final_lr_share=0.02, ema_decay=0.99
+        ),
+        evaluation=EvaluationConfig(task="sudoku4", every=250, n=64),
         save_every=500,
     )
 

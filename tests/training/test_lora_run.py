@@ -48,7 +48,7 @@ def test_the_base_stays_and_the_adapter_is_what_the_network_computes(
     trainer.run()
     assert (checkpoint / "model.safetensors").read_bytes() == before
     assert sorted(p.name for p in (tmp_path / "run").iterdir()) == [
-        "adapter", "log.jsonl", "state.safetensors"
+        "adapter", "log.jsonl", "progress.png", "state.safetensors"
     ]  # fmt: skip
     state = load_file(tmp_path / "run" / "state.safetensors")
     assert all(name.endswith(("_a", "_b")) for name in state if name.startswith("master."))

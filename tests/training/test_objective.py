@@ -310,6 +310,16 @@ def test_the_causal_loss_of_the_answer_alone(network: Network) -> None:
     assert losses(network, causal_prompt=False)[2] == pytest.approx(expected, rel=1e-9)
 
 
+def test_without_canvases_the_causal_loss_is_all(network: Network) -> None:
+    config = ObjectiveConfig(draws=0, causal_weight=0.5)
+    alone = training_loss(network, BATCH, config, [])
+    both = training_loss(network, BATCH, config, noise_of())
+    assert alone.causal == both.causal
+    assert alone.total == 0.5 * alone.causal
+    assert alone.denoise == alone.denoise_hits == 0
+    assert both.total == both.denoise + alone.total
+
+
 def test_ramps_change_the_noise_alone(network: Network) -> None:
     even, ramped = losses(network), losses(network, ramp=1.0)
     assert even[2] == ramped[2]
@@ -403,7 +413,8 @@ def test_unrolling_renoises_what_the_model_is_unsure_of(
         (dict(min_level=0.5), "min_level: got 0.5"),
         (dict(ramp=-0.5), "ramp: got -0.5"),
         (dict(slip=1.5), "slip: got 1.5"),
-        (dict(draws=0), "draws: got 0"),
+        (dict(draws=-1), "draws: got -1"),
+        (dict(draws=0, causal_weight=0.0), "draws and causal_weight: got 0 for both"),
     ],
 )
 def test_bad_config(keys: dict, message: str) -> None:

@@ -49,12 +49,14 @@ def add(commands: Commands, *, parents: Sequence[argparse.ArgumentParser]) -> No
     parser.add_argument(
         "--data",
         type=Path,
-        metavar="FILE",
-        help="a JSONL file to train on in place of the recipe's tasks and data: a line holds "
-        '"messages", or "prompt" and "completion"',
+        metavar="PATH",
+        help="what to train on in place of the recipe's tasks and data: a JSONL file, whose lines "
+        'hold "messages", or "prompt" and "completion"; or a folder of text files',
     )
     parser.add_argument(
-        "--skip-bad", action="store_true", help="leave bad lines out instead of refusing the file"
+        "--skip-bad",
+        action="store_true",
+        help="leave out bad lines and files",
     )
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--resume", action="store_true", help="DIR must hold a run to continue")
@@ -78,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
     trainer = Trainer(config, args.out)
     for path, count in trainer.skipped.items():
         if count:
-            print(f"{path}: left out {count:,} bad lines", file=sys.stderr)
+            print(f"{path}: left out {count:,} bad lines or files", file=sys.stderr)
     if trainer.resume():
         print(f"resuming at step {trainer.step:,} of {config.steps:,}", file=sys.stderr)
     if stopped_by := _train(trainer):
@@ -87,6 +89,8 @@ def run(args: argparse.Namespace) -> int:
         return 0 if stopped_by == signal.SIGTERM else 130
     made = "checkpoint" if config.lora is None else "adapter"
     print(f"{made}: {args.out / made}")
+    if config.evaluation is not None:
+        print(f"best judged: {args.out / f'best-{made}'}")
     return 0
 
 

@@ -24,7 +24,8 @@ class ObjectiveConfig:
     min_level: noise levels are uniform in [min_level, 1 - min_level].
     ramp: share of the rows whose level rises along the canvas instead of being even.
     draws: canvases denoised for each encoded row, whose losses are averaged: the encoding, more
-    than half of a step's work, then serves them all.
+    than half of a step's work, then serves them all. 0 trains the causal pass alone: the
+    autoregressive twin of a model.
     causal_prompt: whether the causal loss scores the prompt too, or the answer alone.
     unroll: share of the self-conditioned rows whose canvas takes one step of the sampler after
     the first pass, so that the second pass meets, and learns to mend, the model's own mistakes
@@ -49,10 +50,12 @@ class ObjectiveConfig:
                 raise ValueError(
                     f"{name}: got {getattr(self, name)}; a share between 0 and 1 is expected"
                 )
-        if self.draws < 1:
-            raise ValueError(f"draws: got {self.draws}; expected at least 1")
+        if self.draws < 0:
+            raise ValueError(f"draws: got {self.draws}; expected 0 or more")
         if self.causal_weight < 0:
             raise ValueError(f"causal_weight: got {self.causal_weight}; expected 0 or more")
+        if not self.draws and not self.causal_weight:
+            raise ValueError("draws and causal_weight: got 0 for both; nothing would be trained")
         if not 0.0 < self.unroll_bounds[0] <= self.unroll_bounds[1]:
             raise ValueError(
                 f"unroll_bounds: got {self.unroll_bounds}; expected two rising numbers above 0"
@@ -93,17 +96,39 @@ class OptimizerConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """What the averaged weights are judged by every so many steps of a run.
+
+    n: examples of the task's split, drawn by `seed`. patience: end the run after so many
+    judgements in a row without a better share of exact answers; 0 never does.
+    """
+
+    task: str
+    every: int
+    split: str = "held"
+    n: int = 64
+    seed: int = 1
+    patience: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in (("every", 1), ("n", 1), ("patience", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}: got {getattr(self, name)}; expected at least {least}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """One run. `model` starts from random weights; `base` from a checkpoint; exactly one is given.
 
-    lora: leave the base as it is and train an adapter of this shape.
+    lora: leave the base as it is and train an adapter of this shape. evaluation: judge while
+    training, and keep what was judged best.
     processor: folder with the tokenizer and the chat template, copied into the checkpoint.
-    tasks: name -> share of the examples. data: the same for JSONL files of the user's own;
-    skip_bad: leave their bad lines out instead of refusing the file. batch_size in examples;
-    dtype of the working copy of the weights, whose masters and moments stay in float32. device:
-    "auto" takes a GPU when there is one. accumulate: a batch goes through the network in so many
-    parts, for memory's sake; losses and gradients are those of the whole. save_every and
-    log_every in steps.
+    tasks: name -> share of the examples. data: the same for the user's own JSONL files and
+    folders of text; skip_bad: leave out what is bad in them instead of refusing all. batch_size
+    in examples; dtype of the working copy of the weights, whose masters and moments stay in
+    float32. device: "auto" takes a GPU when there is one. accumulate: a batch goes through the
+    network in so many parts, for memory's sake; losses and gradients are those of the whole.
+    save_every and log_every in steps.
     """
 
     steps: int
@@ -115,6 +140,7 @@ class TrainConfig:
     model: ModelConfig | None = None
     base: Path | None = None
     lora: LoraConfig | None = None
+    evaluation: EvaluationConfig | None = None
     generation: GenerationConfig = field(default_factory=GenerationConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)

@@ -46,15 +46,20 @@ def read_jsonl(path: Path, processor: Processor, *, longest: int, skip_bad: bool
                 rows += _rows(line, processor, longest)
             except ValueError as error:
                 bad.append(f"line {number}: {error}")
+    report_bad(path, "lines", bad, skip_bad=skip_bad, found=len(rows))
+    return Rows(rows, len(bad))
+
+
+def report_bad(path: Path, what: str, bad: list[str], *, skip_bad: bool, found: int) -> None:
+    """ValueError for what is bad, unless it may be skipped, and when nothing was found."""
     if bad and not skip_bad:
         more = f"; and {len(bad) - _QUOTED} more" if len(bad) > _QUOTED else ""
         raise ValueError(
-            f"{path}: {len(bad)} bad lines; mend them, or leave them out with --skip-bad: "
+            f"{path}: {len(bad)} bad {what}; mend them, or leave them out with --skip-bad: "
             f"{'; '.join(bad[:_QUOTED])}{more}"
         )
-    if not rows:
-        raise ValueError(f"{path}: no example to train on ({len(bad)} bad lines); add some")
-    return Rows(rows, len(bad))
+    if not found:
+        raise ValueError(f"{path}: no example to train on ({len(bad)} bad {what}); add some")
 
 
 def _rows(line: str, processor: Processor, longest: int) -> list[Row]:

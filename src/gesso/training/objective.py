@@ -90,7 +90,10 @@ def draw_noise(
 def training_loss(
     network: Network, batch: Batch, config: ObjectiveConfig, noise: Sequence[CanvasNoise]
 ) -> Losses:
-    """The objective on one batch: a canvas of each row for every entry of `noise`."""
+    """The objective on one batch: a canvas of each row for every entry of `noise`.
+
+    Without any, the causal loss alone.
+    """
     batch = batch.to(network.device)
     cache = network.new_cache(batch_size=len(batch.ids), trim=False)
     # The fill is predicted on the canvas; the causal pass stops one token after the answer, for
@@ -98,6 +101,9 @@ def training_loss(
     width = int((batch.prompt_length + batch.answer_length).max())
     hidden = network.encode(batch.ids[:, :width], cache=cache)
     causal = _causal_loss(network, hidden, batch, config, width)
+    if not noise:
+        none = torch.zeros_like(causal)
+        return Losses(config.causal_weight * causal, none, causal, none)
     drawn = [
         _denoising_loss(network, cache, batch, config, canvas.to(network.device))
         for canvas in noise

@@ -6,6 +6,7 @@ saved state, so an interrupted run that resumes gives the losses of one that was
 
 from __future__ import annotations
 
+import copy
 import json
 import time
 from collections.abc import Callable
@@ -24,8 +25,10 @@ from gesso.processor import Processor
 from gesso.tasks import get_task
 from gesso.training.config import TrainConfig
 from gesso.training.data import Batch, Batches
-from gesso.training.jsonl import read_jsonl
+from gesso.training.folder import read_data
+from gesso.training.judge import Judge
 from gesso.training.objective import Losses, draw_noise, training_loss
+from gesso.training.plot import plot_run
 from gesso.training.sources import FixedSource, Source, TaskSource
 from gesso.training.weights import MasterWeights, learning_rate
 
@@ -45,7 +48,7 @@ class StepLog(NamedTuple):
 
 class Trainer:
     """A run in a folder: `log.jsonl`, `state.safetensors` to resume from, and
-    `checkpoint/` or `adapter/` to use."""
+    `checkpoint/` or `adapter/` to use; with judgements `accuracy.jsonl` and `best-checkpoint/`."""
 
     def __init__(self, config: TrainConfig, folder: Path) -> None:
         self.config = config
@@ -62,6 +65,7 @@ class Trainer:
             fill_id=self.processor.tokenizer.id("<eos>"),
             seed=config.seed,
         )
+        self._judge = Judge(config.evaluation, folder) if config.evaluation else None
         self.step = 0
 
     def _sources(self) -> dict[Source, float]:
@@ -71,10 +75,14 @@ class Trainer:
             TaskSource(get_task(name), self.processor): share
             for name, share in config.tasks.items()
         }
-        longest = self.network.config.text.max_position_embeddings
+        model = self.network.config
         for path, share in config.data.items():
-            found = read_jsonl(
-                Path(path), self.processor, longest=longest, skip_bad=config.skip_bad
+            found = read_data(
+                Path(path),
+                self.processor,
+                canvas_length=model.canvas_length,
+                longest=model.text.max_position_embeddings,
+                skip_bad=config.skip_bad,
             )
             self.skipped[str(path)] = found.skipped
             shares[FixedSource(found.rows)] = share
@@ -89,49 +97,71 @@ class Trainer:
         step = int(tensors.pop("steps_done"))
         self._weights.load_state(tensors)
         self.step = step
+        if self._judge is not None:
+            self._judge.resume(step)
         return True
 
     def run(self, *, on_step: Callable[[StepLog], None] = lambda log: None) -> None:
-        """Train to the last step, calling `on_step` after each, and save at the end."""
+        """Train to the last step, or until the judgements get no better, calling `on_step` after
+        each; and save at the end."""
         self.folder.mkdir(parents=True, exist_ok=True)
         _truncate_log(self.folder / "log.jsonl", self.step)
         with open(self.folder / "log.jsonl", "a", encoding="utf-8") as log_file:
-            while self.step < self.config.steps:
+            while self.step < self.config.steps and not self._given_up:
                 log = self._train_step()
                 self.step += 1
                 on_step(log)
-                if self.step % self.config.log_every == 0 or self.step == self.config.steps:
+                last = self.step == self.config.steps
+                if self.step % self.config.log_every == 0 or last:
                     log_file.write(json.dumps(log._asdict()) + "\n")
                     log_file.flush()
-                if self.step % self.config.save_every == 0 and self.step < self.config.steps:
+                if self._judge is not None and (self.step % self._judge.config.every == 0 or last):
+                    self._evaluate(self._judge)
+                if self.step % self.config.save_every == 0 and not last:
                     self.save()
         # Also when no step was left: the last run may have ended between state and checkpoint.
         self.save()
 
+    @property
+    def _given_up(self) -> bool:
+        return self._judge is not None and self._judge.exhausted
+
+    def _evaluate(self, judge: Judge) -> None:
+        if judge(self._averaged(), self.processor, self.config.generation, step=self.step):
+            self._ship("best-")
+
     def save(self) -> None:
         """Write the state to resume from, then the averaged weights: a checkpoint, or an adapter
-        when it is one that is trained."""
+        when it is one that is trained; and the plot of it all."""
         self.folder.mkdir(parents=True, exist_ok=True)
         temporary = self.folder / "state.safetensors.tmp"
         save_file(self._weights.state() | {"steps_done": torch.tensor(self.step)}, temporary)
         temporary.replace(self.folder / "state.safetensors")
+        self._ship()
+        plot_run(self.folder)
+
+    def _ship(self, prefix: str = "") -> None:
         if self.config.lora is not None:
             save_adapter(
                 self._weights.averaged(),
-                self.folder / "adapter",
+                self.folder / f"{prefix}adapter",
                 config=self.config.lora,
                 base=str(self.config.base),
             )
             return
-        shipped = Network(self.network.config)
-        shipped.load_state_dict(self.network.state_dict() | self._weights.averaged())
         save_checkpoint(
-            shipped,
-            self.folder / "checkpoint",
+            self._averaged(),
+            self.folder / f"{prefix}checkpoint",
             dtype=torch.bfloat16,
             generation=self.config.generation,
             processor=self.config.processor,
         )
+
+    def _averaged(self) -> Network:
+        """A network of its own with the averaged weights."""
+        network = copy.deepcopy(self.network)
+        network.load_state_dict(self.network.state_dict() | self._weights.averaged())
+        return network
 
     def _train_step(self) -> StepLog:
         config, started = self.config, time.perf_counter()

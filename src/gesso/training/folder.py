@@ -1,0 +1,71 @@
+"""A folder of text files to rows, for continued training: the model learns how the texts go on.
+
+    file      t0 t1 t2 …                                              <eos>
+    rows      [<bos> : first piece], [<bos> text before : next piece], …
+
+A piece is so many whole canvases, so that none but a file's last is filled with the end token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from gesso.processor import Processor
+from gesso.training.jsonl import Rows, read_jsonl, report_bad
+from gesso.training.sources import Row
+
+# Tokens that a piece is about as long as, and that it may look back at.
+_PIECE = 512
+
+
+def read_data(
+    path: Path, processor: Processor, *, canvas_length: int, longest: int, skip_bad: bool
+) -> Rows:
+    """Rows of a folder, or of a JSONL file when it is none."""
+    if not path.is_dir():
+        return read_jsonl(path, processor, longest=longest, skip_bad=skip_bad)
+    return read_folder(
+        path, processor, canvas_length=canvas_length, longest=longest, skip_bad=skip_bad
+    )
+
+
+def read_folder(
+    folder: Path,
+    processor: Processor,
+    *,
+    canvas_length: int,
+    longest: int,
+    skip_bad: bool = False,
+) -> Rows:
+    """All rows of the folder's files and its folders' files, in the order of their names.
+
+    Names that begin with a dot are passed over, and so are empty files. longest: most tokens of a
+    row. ValueError: nothing to read, or files that are not UTF-8 text, by name; with skip_bad
+    these are left out and counted.
+    """
+    rows: list[Row] = []
+    bad: list[str] = []
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder)
+        if not path.is_file() or any(part.startswith(".") for part in name.parts):
+            continue
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            bad.append(f"{name}: not UTF-8 text")
+            continue
+        if text.strip():
+            rows += _pieces(text, processor, canvas_length=canvas_length, longest=longest)
+    report_bad(folder, "files", bad, skip_bad=skip_bad, found=len(rows))
+    return Rows(rows, len(bad))
+
+
+def _pieces(text: str, processor: Processor, *, canvas_length: int, longest: int) -> Iterator[Row]:
+    bos, eos = (processor.tokenizer.id(token) for token in ("<bos>", "<eos>"))
+    tokens: Sequence[int] = [*processor.tokenizer.encode(text), eos]
+    size = canvas_length * max(1, min(_PIECE, longest // 2) // canvas_length)
+    before = max(0, min(_PIECE, longest - size) - 1)
+    for first in range(0, len(tokens), size):
+        context = tokens[max(0, first - before) : first]
+        yield Row((bos, *context), tuple(tokens[first : first + size]))

@@ -1,0 +1,73 @@
+"""Accuracy while it trains: held-out examples answered by the averaged weights."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from gesso.config import GenerationConfig
+from gesso.generation.model import DiffusionGemma
+from gesso.model.network import Network
+from gesso.processor import Processor
+from gesso.tasks import get_task
+from gesso.training.config import EvaluationConfig
+
+_BATCH = 16
+
+
+class Judge:
+    """Judges networks on the same examples, and remembers which was the best.
+
+    Its judgements are lines of `accuracy.jsonl` in the run's folder: the step, the share of each
+    verdict, and the steps a canvas took.
+    """
+
+    def __init__(self, config: EvaluationConfig, folder: Path) -> None:
+        self.config = config
+        self._file = folder / "accuracy.jsonl"
+        self._task = get_task(config.task)
+        self._examples = list(
+            itertools.islice(self._task.examples(split=config.split, seed=config.seed), config.n)
+        )
+        self._exact: list[float] = []
+
+    def resume(self, step: int) -> None:
+        """Forget what was judged after this step; remember what was judged before."""
+        if not self._file.exists():
+            return
+        lines = [json.loads(line) for line in self._file.read_text(encoding="utf-8").splitlines()]
+        kept = [line for line in lines if line["step"] <= step]
+        self._exact = [line["exact"] for line in kept]
+        temporary = self._file.with_suffix(".tmp")
+        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        temporary.replace(self._file)
+
+    def __call__(
+        self, network: Network, processor: Processor, generation: GenerationConfig, *, step: int
+    ) -> bool:
+        """Judge the network as it is after so many steps; whether it is the best so far."""
+        model = DiffusionGemma(network.eval(), processor, generation)
+        verdicts: list[Mapping[str, float]] = []
+        steps: list[int] = []
+        for first in range(0, len(self._examples), _BATCH):
+            batch = self._examples[first : first + _BATCH]
+            results = model.generate_batch([example.prompt for example in batch])
+            for example, result in zip(batch, results, strict=True):
+                verdicts.append(self._task.verdict(example, result.text))
+                steps.extend(result.stats.steps)
+        shares = {name: sum(v[name] for v in verdicts) / len(verdicts) for name in verdicts[0]}
+        best = not self._exact or shares["exact"] > max(self._exact)
+        self._exact.append(shares["exact"])
+        line = {"step": step, **shares, "steps_per_canvas": sum(steps) / max(1, len(steps))}
+        with open(self._file, "a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        return best
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the last `patience` judgements were all no better than one before them."""
+        patience = self.config.patience
+        earlier, last = self._exact[:-patience], self._exact[-patience:]
+        return bool(patience and earlier) and max(last) <= max(earlier)
