@@ -1,4 +1,4 @@
-"""Every command of the README and every example runs."""
+"""Every command of the README, every example and the training tutorial run."""
 
 import os
 import re
@@ -11,6 +11,9 @@ import pytest
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+
+
+TUTORIAL = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
 
 
 def blocks(language: str) -> list[str]:
@@ -73,3 +76,14 @@ def test_example(example, folder):
 
 def test_there_are_three_examples():
     assert {path.stem for path in EXAMPLES} == {"generate", "watch", "batch"}
+
+
+def test_the_training_tutorial(folder):
+    """From a file to an adapter in use, block by block in one folder, as a newcomer would."""
+    steps = re.findall(r"```(python|bash)\n(.*?)```", TUTORIAL, re.DOTALL)
+    assert [language for language, _ in steps] == ["python", "bash", "bash"]
+    for language, text in steps:
+        command = [sys.executable, "-c", text] if language == "python" else text
+        done = run(command, folder=folder, shell=language == "bash")
+        assert done.returncode == 0, done.stderr
+    assert done.stdout == "network, urgent\n"
