@@ -22,11 +22,11 @@ def recipe() -> TrainConfig:
         base=BASE,
         processor=BASE,
         lora=LoraConfig(rank=16, alpha=32.0),
-        steps=300,
-        batch_size=16,
+        steps=200,
+        batch_size=8,
         # Without --data it adapts to this task.
         tasks={"brackets": 1.0},
         objective=ObjectiveConfig(draws=2, causal_prompt=False),
-        optimizer=OptimizerConfig(lr=3e-3, warmup_steps=20, ema_decay=0.98),
+        optimizer=OptimizerConfig(lr=3e-3, warmup_steps=10, ema_decay=0.98),
         save_every=100,
     )

