@@ -121,7 +121,8 @@ def test_batches_hold_rows_of_like_lengths(processor: Processor) -> None:
     keys = []
     for step in range(CHUNK):
         batch = data.batch(step)
-        keys.append([(int(c), int(p)) for c, p in zip(batch.canvases, batch.prompt_length)])  # noqa: B905
+        pairs = zip(batch.canvases.tolist(), batch.prompt_length.tolist(), strict=True)
+        keys.append(list(pairs))
     flat = sorted(keys)
     assert all(max(a) <= min(b) for a, b in pairwise(flat))
 

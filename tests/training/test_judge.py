@@ -116,12 +116,22 @@ def test_a_resumed_run_judges_as_an_uninterrupted_one(
     scored(2)
     second = Trainer(config, tmp_path / "parts")
     assert second.resume()
-    assert [line["step"] for line in judgements(tmp_path / "parts")] == [1, 2]
     second.run()
     assert judgements(tmp_path / "parts") == judgements(tmp_path / "whole")
     for name in ("checkpoint", "best-checkpoint"):
         one, other = (weights(tmp_path / run / name) for run in ("whole", "parts"))
         assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_a_run_killed_before_its_first_state_is_judged_anew(
+    config: TrainConfig, scored: Callable[[int], None], tmp_path: Path
+) -> None:
+    """Of what was judged before, even in half a line, nothing stays."""
+    (tmp_path / "accuracy.jsonl").write_text('{"step": 1, "exact": 1.0}\n{"step": 2, "ex')
+    trainer = Trainer(config, tmp_path)
+    assert not trainer.resume()
+    trainer.run()
+    assert [line["exact"] for line in judgements(tmp_path)] == SCORES
 
 
 def test_judging_changes_nothing_of_the_training(config: TrainConfig, tmp_path: Path) -> None:

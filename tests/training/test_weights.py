@@ -316,4 +316,4 @@ def test_the_state_of_another_method_is_refused() -> None:
 
 def test_unknown_method() -> None:
     with pytest.raises(ValueError, match="method: got 'sgd'; expected one of adamw, muon"):
-        OptimizerConfig(method="sgd")  # type: ignore[arg-type]
+        OptimizerConfig(method="sgd")

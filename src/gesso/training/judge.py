@@ -13,6 +13,7 @@ from gesso.model.network import Network
 from gesso.processor import Processor
 from gesso.tasks import get_task
 from gesso.training.config import EvaluationConfig
+from gesso.training.logs import truncate_log
 
 _BATCH = 16
 
@@ -35,14 +36,7 @@ class Judge:
 
     def resume(self, step: int) -> None:
         """Forget what was judged after this step; remember what was judged before."""
-        if not self._file.exists():
-            return
-        lines = [json.loads(line) for line in self._file.read_text(encoding="utf-8").splitlines()]
-        kept = [line for line in lines if line["step"] <= step]
-        self._exact = [line["exact"] for line in kept]
-        temporary = self._file.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-        temporary.replace(self._file)
+        self._exact = [line["exact"] for line in truncate_log(self._file, step)]
 
     def __call__(
         self, network: Network, processor: Processor, generation: GenerationConfig, *, step: int

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 from pathlib import Path
 from typing import Any
+
+from gesso.training.logs import read_log
 
 
 def plot_run(folder: Path) -> None:
     """Write `progress.png` from the run's logs; without matplotlib, or a log, do nothing."""
-    losses = _lines(folder / "log.jsonl")
+    losses = read_log(folder / "log.jsonl")
     if not losses or importlib.util.find_spec("matplotlib") is None:
         return
     from matplotlib.figure import Figure
 
-    judged = _lines(folder / "accuracy.jsonl")
+    judged = read_log(folder / "accuracy.jsonl")
     figure = Figure(figsize=(7, 3 if not judged else 5), layout="constrained")
     panels = figure.subplots(1 + bool(judged), 1, sharex=True, squeeze=False)[:, 0]
     for name in ("denoise", "causal"):
@@ -29,14 +30,6 @@ def plot_run(folder: Path) -> None:
     temporary = folder / "progress.tmp.png"
     figure.savefig(temporary, dpi=110)
     temporary.replace(folder / "progress.png")
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    if not path.exists():
-        return []
-    # A run that was killed may have left half a line at the end.
-    text = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    return [json.loads(line) for line in text if line.endswith("\n")]
 
 
 def _curve(lines: list[dict[str, Any]], name: str) -> tuple[list[int], list[float]]:

@@ -27,6 +27,7 @@ from gesso.training.config import TrainConfig
 from gesso.training.data import Batch, Batches
 from gesso.training.folder import read_data
 from gesso.training.judge import Judge
+from gesso.training.logs import truncate_log
 from gesso.training.objective import Losses, draw_noise, training_loss
 from gesso.training.plot import plot_run
 from gesso.training.sources import FixedSource, Source, TaskSource
@@ -97,15 +98,15 @@ class Trainer:
         step = int(tensors.pop("steps_done"))
         self._weights.load_state(tensors)
         self.step = step
-        if self._judge is not None:
-            self._judge.resume(step)
         return True
 
     def run(self, *, on_step: Callable[[StepLog], None] = lambda log: None) -> None:
         """Train to the last step, or until the judgements get no better, calling `on_step` after
         each; and save at the end."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        _truncate_log(self.folder / "log.jsonl", self.step)
+        truncate_log(self.folder / "log.jsonl", self.step)
+        if self._judge is not None:
+            self._judge.resume(self.step)
         with open(self.folder / "log.jsonl", "a", encoding="utf-8") as log_file:
             while self.step < self.config.steps and not self._given_up:
                 log = self._train_step()
@@ -231,16 +232,3 @@ def _start(config: TrainConfig) -> Network:
         return network
     assert config.model is not None
     return new_network(config.model, seed=config.seed).to(device=device, dtype=dtype)
-
-
-def _truncate_log(path: Path, steps: int) -> None:
-    """Drop the lines of steps that will be run again."""
-    if not path.exists():
-        return
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    # A run that was killed may have left half a line at the end.
-    whole = [line for line in lines if line.endswith("\n")]
-    kept = [line for line in whole if json.loads(line)["step"] <= steps]
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(kept), encoding="utf-8")
-    temporary.replace(path)

@@ -1,0 +1,27 @@
+"""A run's logs: files of JSON lines, each with the step that it tells of."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """All whole lines; none when there is no file."""
+    if not path.exists():
+        return []
+    # A run that was killed may have left half a line at the end.
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def truncate_log(path: Path, steps: int) -> list[dict[str, Any]]:
+    """Drop the lines of steps that will be run again; gives the others."""
+    if not path.exists():
+        return []
+    kept = [line for line in read_log(path) if line["step"] <= steps]
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+    temporary.replace(path)
+    return kept
