@@ -1,12 +1,19 @@
 """The whole objective against a plain rewriting of it in float64, value and every gradient."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
-from gesso.diffusion.noise import slip
+from gesso.diffusion.draws import invert_cumulative
+from gesso.diffusion.loop import CanvasState, Policy, read, step
+from gesso.diffusion.noise import corrupt, slip
+from gesso.diffusion.sampler import EntropyBound
+from gesso.diffusion.schedule import LinearTemperature
+from gesso.diffusion.stopping import NeverEarly
+from gesso.generation.denoiser import NetworkDenoiser
 from gesso.model.network import Network
 from gesso.training.config import ObjectiveConfig
 from gesso.training.data import Batch, collate
@@ -401,10 +408,81 @@ def test_unrolling_renoises_what_the_model_is_unsure_of(
     assert len(scored.unique()) == 2
 
 
+class RecordedDraws:
+    """A row's draws of the objective, as those of the generation loop."""
+
+    def __init__(self, noise: CanvasNoise, row: int) -> None:
+        self.noise, self.row = noise, row
+
+    def initial(self, canvas: int) -> Tensor:
+        raise NotImplementedError
+
+    def sample(self, probabilities: Tensor, *, canvas: int, step: int) -> Tensor:
+        return invert_cumulative(probabilities, self.noise.sample[self.row, step][None])
+
+    def renoise(self, *, canvas: int, step: int) -> Tensor:
+        return self.noise.renoise[self.row, step][None]
+
+    def select(self, rows: Tensor) -> "RecordedDraws":
+        return self
+
+
+@torch.no_grad()
+def test_unrolled_canvases_are_those_of_the_generation_loop(
+    network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows that run for one, two and four steps see what `loop.step` makes of them alone."""
+    seen: list[tuple[Tensor, Tensor]] = []
+    hidden = network.denoise_hidden
+
+    def denoise_hidden(canvas: Tensor, *, soft: Tensor | None = None, **keys: object) -> Tensor:
+        if soft is not None and len(canvas) == len(ROWS):
+            seen.append((canvas, soft))
+        return hidden(canvas, soft=soft, **keys)
+
+    config = ObjectiveConfig(
+        self_conditioning=1.0, unroll=1.0, unroll_steps=4, unroll_temperatures=(0.7, 0.7)
+    )
+    config = replace(config, unroll_bounds=(8.0, 8.0))
+    noise = draw_noise(
+        len(ROWS), length=L, vocab_size=VOCAB, generator=torch.manual_seed(5), steps=4
+    )
+    counts = torch.tensor([0.1, 0.3, 0.9])  # of 4 steps
+    noise = noise._replace(unroll=noise.unroll.index_copy(1, torch.tensor([1]), counts[:, None]))
+    with monkeypatch.context() as patch:
+        patch.setattr(network, "denoise_hidden", denoise_hidden)
+        training_loss(network, BATCH, config, [noise])
+    canvases, softs = seen[-1]
+    for row, (prompt, answer) in enumerate(ROWS):
+        index = int(noise.canvas[row] * -(-len(answer) // L))
+        cache = network.new_cache(batch_size=1)
+        network.encode(torch.tensor([(prompt + answer)[: len(prompt) + index * L]]), cache=cache)
+        clean = torch.tensor([[*answer, *[FILL] * L][index * L : (index + 1) * L]])
+        one = slice(row, row + 1)
+        tokens = corrupt(
+            clean, noise.level[one], uniform=noise.redraw[one], noise=noise.tokens[one]
+        )
+        state = CanvasState(torch.tensor([0]), tokens, None, tokens.new_empty(1, 0, L), 0)
+        policy = Policy(
+            steps=99,
+            temperature=LinearTemperature(start=0.7, end=0.7),
+            accept=EntropyBound(bound=8.0),
+            stop=NeverEarly(),
+        )
+        for _ in range((1, 2, 4)[row]):
+            draws = RecordedDraws(noise, row)
+            denoiser = NetworkDenoiser(network, cache, (cache.length + torch.arange(L))[None])
+            state, _ = step(state, denoiser, draws, policy, canvas=0, reader=read)
+        assert torch.equal(canvases[one], state.tokens)
+        torch.testing.assert_close(softs[one], state.soft, rtol=0, atol=1e-9)
+
+
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
         (dict(unroll=2.0), "unroll: got 2.0"),
+        (dict(unroll_steps=0), "unroll_steps: got 0"),
+        (dict(unroll_temperatures=(0.8, 0.4)), r"unroll_temperatures: got \(0.8, 0.4\)"),
         (dict(unroll_bounds=(0.0, 1.0)), r"unroll_bounds: got \(0.0, 1.0\)"),
         (dict(unroll=0.5, leave_one_out=True), "unroll and leave_one_out: got both"),
         (dict(self_conditioning=1.5), "self_conditioning: got 1.5"),

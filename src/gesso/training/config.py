@@ -27,9 +27,10 @@ class ObjectiveConfig:
     than half of a step's work, then serves them all. 0 trains the causal pass alone: the
     autoregressive twin of a model.
     causal_prompt: whether the causal loss scores the prompt too, or the answer alone.
-    unroll: share of the self-conditioned rows whose canvas takes one step of the sampler after
-    the first pass, so that the second pass meets, and learns to mend, the model's own mistakes
-    (SUNDAE, arXiv 2112.06749). Entropy bounds are drawn log-uniformly from `unroll_bounds`.
+    unroll: share of the self-conditioned rows on whose canvas the sampler runs, for one to
+    `unroll_steps` steps, so that the pass which is scored meets, and learns to mend, the model's
+    own mistakes (SUNDAE, arXiv 2112.06749). Each row draws its entropy bound log-uniformly from
+    `unroll_bounds`, and the temperature of its logits evenly from `unroll_temperatures`.
     slip: share of the canvases of which a stretch stands a few places too early or too late.
     """
 
@@ -41,7 +42,9 @@ class ObjectiveConfig:
     draws: int = 1
     causal_prompt: bool = True
     unroll: float = 0.0
+    unroll_steps: int = 1
     unroll_bounds: tuple[float, float] = (0.02, 5.0)
+    unroll_temperatures: tuple[float, float] = (1.0, 1.0)
     slip: float = 0.0
 
     def __post_init__(self) -> None:
@@ -56,10 +59,14 @@ class ObjectiveConfig:
             raise ValueError(f"causal_weight: got {self.causal_weight}; expected 0 or more")
         if not self.draws and not self.causal_weight:
             raise ValueError("draws and causal_weight: got 0 for both; nothing would be trained")
-        if not 0.0 < self.unroll_bounds[0] <= self.unroll_bounds[1]:
-            raise ValueError(
-                f"unroll_bounds: got {self.unroll_bounds}; expected two rising numbers above 0"
-            )
+        if self.unroll_steps < 1:
+            raise ValueError(f"unroll_steps: got {self.unroll_steps}; expected at least 1")
+        for name in ("unroll_bounds", "unroll_temperatures"):
+            low, high = getattr(self, name)
+            if not 0.0 < low <= high:
+                raise ValueError(
+                    f"{name}: got {getattr(self, name)}; expected two rising numbers above 0"
+                )
         if self.unroll and self.leave_one_out:
             raise ValueError(
                 "unroll and leave_one_out: got both; the leave-one-out head needs the noise level "

@@ -50,9 +50,9 @@ class CanvasNoise(NamedTuple):
     tokens: Tensor  # (B, L) as what, int64
     self_conditioning: Tensor  # (B,) whether there is a first pass
     ramp: Tensor  # (B, 2) whether the level is a ramp, and its width
-    unroll: Tensor  # (B, 2) whether the canvas takes a step of the sampler, and its bound
-    sample: Tensor  # (B, L) which tokens that step samples
-    renoise: Tensor  # (B, L) what it renoises with, int64
+    unroll: Tensor  # (B, 4) whether the sampler runs on it, for how many steps, bound, temperature
+    sample: Tensor  # (B, K, L) which tokens each of its steps samples
+    renoise: Tensor  # (B, K, L) what it renoises with, int64
     slip: Tensor  # (B, 4) whether a stretch slips, how far, from where, until where
 
     def rows(self, rows: slice) -> CanvasNoise:
@@ -63,26 +63,27 @@ class CanvasNoise(NamedTuple):
 
 
 def draw_noise(
-    rows: int, *, length: int, vocab_size: int, generator: torch.Generator
+    rows: int, *, length: int, vocab_size: int, generator: torch.Generator, steps: int = 1
 ) -> CanvasNoise:
-    """For a batch of so many rows; on the CPU, so that a step is the same on every device."""
+    """For a batch of so many rows and at most `steps` steps of the sampler; on the CPU, so that a
+    training step is the same on every device."""
 
     def uniform(*shape: int) -> Tensor:
         return torch.rand(shape, generator=generator)
 
-    def tokens() -> Tensor:
-        return torch.randint(vocab_size, (rows, length), generator=generator)
+    def tokens(*shape: int) -> Tensor:
+        return torch.randint(vocab_size, shape, generator=generator)
 
     return CanvasNoise(
         canvas=uniform(rows),
         level=uniform(rows),
         redraw=uniform(rows, length),
-        tokens=tokens(),
+        tokens=tokens(rows, length),
         self_conditioning=uniform(rows),
         ramp=uniform(rows, 2),
-        unroll=uniform(rows, 2),
-        sample=uniform(rows, length),
-        renoise=tokens(),
+        unroll=uniform(rows, 4),
+        sample=uniform(rows, steps, length),
+        renoise=tokens(rows, steps, length),
         slip=uniform(rows, 4),
     )
 
@@ -148,8 +149,7 @@ def _denoising_loss(
     picked = (noise.self_conditioning < config.self_conditioning).nonzero()[:, 0]
     soft = None
     if len(picked):
-        soft, own = _first_pass(network, cache, noisy, positions, starts, picked, noise, config)
-        noisy = noisy.index_copy(0, picked, own)
+        soft, noisy = _sampled(network, cache, noisy, positions, starts, picked, noise, config)
     hidden = network.denoise_hidden(
         noisy, cache=cache, soft=soft, positions=positions, starts=starts
     )
@@ -184,7 +184,7 @@ def _levels(noise: CanvasNoise, config: ObjectiveConfig, length: int, dtype: tor
 
 
 @torch.no_grad()
-def _first_pass(
+def _sampled(
     network: Network,
     cache: KVCache,
     noisy: Tensor,
@@ -194,22 +194,41 @@ def _first_pass(
     noise: CanvasNoise,
     config: ObjectiveConfig,
 ) -> tuple[Tensor, Tensor]:
-    """Soft embeddings (B, L, M), zero for rows not picked, and the picked rows' next canvases."""
-    canvas = noisy[picked]
-    logits = network.denoise(
-        canvas, cache=cache.select(picked), positions=positions[picked], starts=starts[picked]
+    """What the network makes of the picked rows (b,) before the pass that is scored.
+
+    A pass gives a row its soft embedding; the unrolled ones then take the sampler's step and may
+    go on. Returns soft embeddings (B, L, M), zero for rows not picked, and canvases (B, L).
+    """
+    coin, count, place, heat = noise.unroll.split(1, dim=1)  # (B, 1)
+    unrolled = coin < config.unroll
+    passes = torch.where(unrolled, 1 + (count * config.unroll_steps).long(), 1)[:, 0]
+    low, high = (math.log(bound) for bound in config.unroll_bounds)
+    bound = (low + (high - low) * place).exp()
+    cool, hot = config.unroll_temperatures
+    temperature = (cool + (hot - cool) * heat)[:, None]  # (B, 1, 1)
+    canvas = noisy
+    soft = torch.zeros(
+        *noisy.shape, network.config.text.hidden_size, dtype=network.dtype, device=noisy.device
     )
-    soft = network.soft_embed(logits)
-    zeros = soft.new_zeros(len(noisy), *soft.shape[1:])
-    if config.unroll:
-        low, high = (math.log(bound) for bound in config.unroll_bounds)
-        coin, place = noise.unroll[picked].split(1, dim=1)  # (b, 1)
+    for index in range(int(passes[picked].max())):
+        rows = picked[passes[picked] > index]
+        logits = network.denoise(
+            canvas[rows],
+            cache=cache.select(rows),
+            soft=soft[rows] if index else None,
+            positions=positions[rows],
+            starts=starts[rows],
+        )
+        logits = logits / temperature[rows]
+        soft = soft.index_copy(0, rows, network.soft_embed(logits))
+        if not config.unroll:
+            break
         belief = believe(logits)
-        accepted = EntropyBound(bound=(low + (high - low) * place).exp())(belief.entropy)
-        sampled = invert_cumulative(belief.probabilities, noise.sample[picked])
-        stepped = torch.where(accepted, sampled, noise.renoise[picked])
-        canvas = torch.where(coin < config.unroll, stepped, canvas)
-    return zeros.index_copy(0, picked, soft), canvas
+        accepted = EntropyBound(bound=bound[rows])(belief.entropy)
+        sampled = invert_cumulative(belief.probabilities, noise.sample[rows, index])
+        stepped = torch.where(accepted, sampled, noise.renoise[rows, index])
+        canvas = canvas.index_copy(0, rows, torch.where(unrolled[rows], stepped, canvas[rows]))
+    return soft, canvas
 
 
 def _loss_dtype(network: Network) -> torch.dtype:

@@ -191,6 +191,7 @@ class Trainer:
                 length=model.canvas_length,
                 vocab_size=model.text.vocab_size,
                 generator=generator,
+                steps=config.objective.unroll_steps,
             )
             for _ in range(config.objective.draws)
         ]
