@@ -81,7 +81,9 @@ class CacheWriter:
         """mask (B, columns) bool marks the real ones among the new columns; None: all are."""
         self.cache = cache
         self.columns = columns
+        self._old = list(cache._layers)
         self._new: list[tuple[Tensor, Tensor] | None] = [None] * cache.config.num_layers
+        self._closed = False
         self._mask = _join_masks(cache, columns, mask)
 
     @property
@@ -90,11 +92,16 @@ class CacheWriter:
         return self._mask
 
     def extend(self, index: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Cached and new columns of a layer, joined: (B, K, kept + columns, D) each."""
-        kept = self.cache._layers[index]
+        """Cached and new columns of a layer, joined: (B, K, kept + columns, D) each.
+
+        A layer that is computed again after the pass, for its gradient, joins what it joined the
+        first time, and nothing is written.
+        """
+        kept = self._old[index]
         if kept is not None:
             keys, values = torch.cat((kept[0], keys), 2), torch.cat((kept[1], values), 2)
-        self._new[index] = keys, values
+        if not self._closed:
+            self._new[index] = keys, values
         return keys, values
 
     def close(self) -> None:
@@ -113,6 +120,8 @@ class CacheWriter:
             cache._layers[index] = pair[0].contiguous(), pair[1].contiguous()
         cache.length += self.columns
         cache.mask = self._mask
+        self._new.clear()
+        self._closed = True
 
 
 class CacheView:

@@ -14,6 +14,7 @@ from gesso.diffusion.sampler import EntropyBound
 from gesso.diffusion.schedule import LinearTemperature
 from gesso.diffusion.stopping import NeverEarly
 from gesso.generation.denoiser import NetworkDenoiser
+from gesso.model.lora import LoraConfig, add_adapter
 from gesso.model.network import Network
 from gesso.training.config import ObjectiveConfig
 from gesso.training.data import Batch, collate
@@ -406,6 +407,43 @@ def test_unrolling_renoises_what_the_model_is_unsure_of(
     _, scored = seen_canvases(network, monkeypatch, two, unroll=1.0, unroll_bounds=(9.0, 9.0))
     assert ((scored == 70) | (scored == 71)).all()
     assert len(scored.unique()) == 2
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_activation_checkpointing_changes_memory_alone(network: Network, lora: bool) -> None:
+    """The denoising loss alone: what reaches the encoder comes through the cache."""
+    if lora:
+        add_adapter(network, LoraConfig(rank=2), seed=1)
+    config = ObjectiveConfig(causal_weight=0.0, draws=2, unroll=0.5, unroll_steps=2)
+    noise = [
+        draw_noise(len(ROWS), length=L, vocab_size=VOCAB, generator=torch.manual_seed(3), steps=2)
+        for _ in range(2)
+    ]
+    seen = []
+    for on in (False, True):
+        network.checkpoint_activations = on
+        saved: dict[int, int] = {}
+
+        def pack(tensor: Tensor, saved: dict[int, int] = saved) -> Tensor:
+            storage = tensor.untyped_storage()
+            saved[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        weights = {p.untyped_storage().data_ptr() for p in network.parameters()}
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            loss = training_loss(network, BATCH, config, noise).total
+        held = sum(size for address, size in saved.items() if address not in weights)
+        loss.backward()
+        gradients = {n: p.grad for n, p in network.named_parameters() if p.grad is not None}
+        network.zero_grad()
+        seen.append((loss.detach(), gradients, held))
+    (loss, gradients, held), (again, recomputed, less) = seen
+    assert torch.equal(loss, again)
+    assert gradients.keys() == recomputed.keys()
+    assert any(".attention.k." in name and g.any() for name, g in gradients.items())
+    for name, gradient in gradients.items():
+        assert torch.equal(gradient, recomputed[name]), name
+    assert less < held / 3
 
 
 class RecordedDraws:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from gesso.cache import CacheView, CacheWriter, KVCache
 from gesso.config import ModelConfig
@@ -29,6 +30,8 @@ class Network(nn.Module):
         super().__init__()
         text = config.text
         self.config = config
+        # Whether a pass keeps only the layers' inputs for its gradient and computes the rest again.
+        self.checkpoint_activations = False
         self.embed = nn.Embedding(text.vocab_size, text.hidden_size)
         self.layers = nn.ModuleList(Layer(text, i) for i in range(text.num_layers))
         self.norm = RMSNorm(text.hidden_size, eps=text.rms_norm_eps)
@@ -199,7 +202,11 @@ class Network(nn.Module):
         turns = self._rotations(positions, x.dtype)
         for index, layer in enumerate(self.layers):
             assert isinstance(layer, Layer)
-            x = layer(x, turns[self.config.text.is_full(index)], attend, scalar(layer))
+            inputs = (x, turns[self.config.text.is_full(index)], attend, scalar(layer))
+            if self.checkpoint_activations and torch.is_grad_enabled():
+                x = checkpoint(layer, *inputs, use_reentrant=False, preserve_rng_state=False)
+            else:
+                x = layer(*inputs)
         return self.norm(x)
 
     def _rotations(self, positions: Tensor, dtype: torch.dtype) -> dict[bool, Rotation]:

@@ -135,6 +135,8 @@ class TrainConfig:
     in examples; dtype of the working copy of the weights, whose masters and moments stay in
     float32. device: "auto" takes a GPU when there is one. accumulate: a batch goes through the
     network in so many parts, for memory's sake; losses and gradients are those of the whole.
+    checkpoint_activations: keep the layers' inputs alone for the gradient and compute the rest
+    again: the same gradients from less memory, for a third more time.
     save_every and log_every in steps.
     """
 
@@ -154,6 +156,7 @@ class TrainConfig:
     dtype: str = "bfloat16"
     device: str = "auto"
     accumulate: int = 1
+    checkpoint_activations: bool = False
     seed: int = 0
     save_every: int = 500
     log_every: int = 20

@@ -57,6 +57,7 @@ class Trainer:
         self.processor = Processor.load(config.processor)
         torch.manual_seed(config.seed)
         self.network = _start(config)
+        self.network.checkpoint_activations = config.checkpoint_activations
         self._weights = MasterWeights(self.network, config.optimizer, total_steps=config.steps)
         self.skipped: dict[str, int] = {}
         self._data = Batches(
