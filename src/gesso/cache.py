@@ -83,7 +83,6 @@ class CacheWriter:
         self.columns = columns
         self._old = list(cache._layers)
         self._new: list[tuple[Tensor, Tensor] | None] = [None] * cache.config.num_layers
-        self._closed = False
         self._mask = _join_masks(cache, columns, mask)
 
     @property
@@ -91,18 +90,20 @@ class CacheWriter:
         """(B, old + new columns) bool, or None when none is padding."""
         return self._mask
 
-    def extend(self, index: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Cached and new columns of a layer, joined: (B, K, kept + columns, D) each.
+    def join(self, index: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Cached and new columns of a layer: (B, K, kept + columns, D) each.
 
-        A layer that is computed again after the pass, for its gradient, joins what it joined the
-        first time, and nothing is written.
+        It writes nothing, and gives the same after `close`: a layer may be computed again for its
+        gradient.
         """
         kept = self._old[index]
-        if kept is not None:
-            keys, values = torch.cat((kept[0], keys), 2), torch.cat((kept[1], values), 2)
-        if not self._closed:
-            self._new[index] = keys, values
-        return keys, values
+        if kept is None:
+            return keys, values
+        return torch.cat((kept[0], keys), 2), torch.cat((kept[1], values), 2)
+
+    def keep(self, index: int, keys: Tensor, values: Tensor) -> None:
+        """What `join` gave a layer is to be its cache."""
+        self._new[index] = keys, values
 
     def close(self) -> None:
         """Keep what was written, trimmed to the window."""
@@ -120,8 +121,6 @@ class CacheWriter:
             cache._layers[index] = pair[0].contiguous(), pair[1].contiguous()
         cache.length += self.columns
         cache.mask = self._mask
-        self._new.clear()
-        self._closed = True
 
 
 class CacheView:

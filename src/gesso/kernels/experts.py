@@ -59,10 +59,11 @@ def experts(
     order = flat.argsort(stable=True)
     counts = (flat[:, None] == torch.arange(len(gate_up), device=x.device)).sum(0)  # (E,)
     rows = x[order // k]  # (T * k, M), sorted by expert
-    on_cpu = x.device.type == "cpu"
     # A compiled graph cannot choose by what is in the data; canvases, which it is for, pad well.
-    pads = torch.compiler.is_compiling() or _pads_well(counts, tokens * k)
-    if (on_cpu and pads) or not _can_group(gate_up, down, *(change or ())[:4]):
+    pads = x.device.type == "cpu" and (
+        torch.compiler.is_compiling() or _pads_well(counts, tokens * k)
+    )
+    if pads or not _can_group(gate_up, down, *(change or ())[:4]):
         y = _padded(rows, flat[order], counts, gate_up, down, change)
     else:
         y = _grouped(rows, counts, gate_up, down, change)

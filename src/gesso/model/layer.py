@@ -42,12 +42,15 @@ class Layer(nn.Module):
         self.register_buffer("encode_scalar", torch.ones(1))
         self.register_buffer("denoise_scalar", torch.ones(1))
 
-    def forward(self, x: Tensor, turn: Rotation, attend: Attend, scalar: Tensor) -> Tensor:
-        """x (B, n, M) -> (B, n, M)."""
-        x = x + self.post_attention_norm(self.attention(self.attention_norm(x), turn, attend))
+    def forward(
+        self, x: Tensor, turn: Rotation, attend: Attend, scalar: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """x (B, n, M) -> the same shape, and the keys and values (B, K, S, D) it looked at."""
+        out, keys, values = self.attention(self.attention_norm(x), turn, attend)
+        x = x + self.post_attention_norm(out)
         # The dense and the sparse branch run beside each other from the same residual (trap 7).
         dense = self.post_mlp_norm(self.mlp(self.mlp_norm(x)))
         flat = x.flatten(0, 1)  # (T, M)
         sparse = self.experts(self.moe_norm(flat), *self.router(flat)).view_as(x)
         x = x + self.post_norm(dense + self.post_moe_norm(sparse))
-        return x * scalar
+        return x * scalar, keys, values

@@ -18,6 +18,7 @@ from gesso.config import ModelConfig
 from gesso.kernels.attention import attention
 from gesso.kernels.precision import at_least_float32
 from gesso.kernels.rope import Rotation, inverse_frequencies, rotation
+from gesso.model.attention import Attend, Attended
 from gesso.model.layer import Layer
 from gesso.model.masks import causal_mask, image_blocks
 from gesso.model.norm import RMSNorm
@@ -74,7 +75,7 @@ class Network(nn.Module):
         blocks = None if is_image is None else image_blocks(is_image)
         masks: dict[bool, Tensor | None] = {}
 
-        def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Attended:
             full = self.config.text.is_full(layer)
             kept = cache.kept(layer)
             if full not in masks:
@@ -87,11 +88,14 @@ class Network(nn.Module):
                     window=None if full else self.config.text.sliding_window,
                     padding=None if padding is None else padding[:, -(kept + columns) :],
                 )
-            keys, values = writer.extend(layer, key, value)
+            keys, values = writer.join(layer, key, value)
             seen = masks[full]
-            return attention(query, keys, values, mask=seen, causal=seen is None)
+            out = attention(query, keys, values, mask=seen, causal=seen is None)
+            return Attended(out, keys, values)
 
-        x = self._stack(x, positions, attend, lambda layer: layer.encode_scalar)
+        x = self._stack(
+            x, positions, attend, scalar=lambda layer: layer.encode_scalar, keep=writer.keep
+        )
         writer.close()
         return x
 
@@ -131,7 +135,7 @@ class Network(nn.Module):
         view = CacheView(cache, starts=starts)
         masks: dict[bool, Tensor | None] = {}
 
-        def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Attended:
             full = self.config.text.is_full(layer)
             if full not in masks:
                 seen = view.mask(layer)
@@ -140,10 +144,10 @@ class Network(nn.Module):
                 )
             old_keys, old_values = view.layer(layer)
             keys, values = torch.cat((old_keys, key), 2), torch.cat((old_values, value), 2)
-            return attention(query, keys, values, mask=masks[full])
+            return Attended(attention(query, keys, values, mask=masks[full]), keys, values)
 
         x = self.self_conditioning(self._embed(canvas), soft)
-        return self._stack(x, positions, attend, lambda layer: layer.denoise_scalar)
+        return self._stack(x, positions, attend, scalar=lambda layer: layer.denoise_scalar)
 
     def head(self, hidden: Tensor) -> Tensor:
         """(..., M) -> softcapped logits (..., V) float32; the product in the model's dtype."""
@@ -196,17 +200,23 @@ class Network(nn.Module):
         self,
         x: Tensor,
         positions: Tensor,
-        attend: Callable[[int, Tensor, Tensor, Tensor], Tensor],
+        attend: Attend,
+        *,
         scalar: Callable[[Layer], Tensor],
+        keep: Callable[[int, Tensor, Tensor], None] | None = None,
     ) -> Tensor:
         turns = self._rotations(positions, x.dtype)
         for index, layer in enumerate(self.layers):
             assert isinstance(layer, Layer)
             inputs = (x, turns[self.config.text.is_full(index)], attend, scalar(layer))
             if self.checkpoint_activations and torch.is_grad_enabled():
-                x = checkpoint(layer, *inputs, use_reentrant=False, preserve_rng_state=False)
+                x, keys, values = checkpoint(
+                    layer, *inputs, use_reentrant=False, preserve_rng_state=False
+                )
             else:
-                x = layer(*inputs)
+                x, keys, values = layer(*inputs)
+            if keep is not None:
+                keep(index, keys, values)
         return self.norm(x)
 
     def _rotations(self, positions: Tensor, dtype: torch.dtype) -> dict[bool, Rotation]:
