@@ -109,7 +109,7 @@ def distract(spans: list[Span], kind: str, by: Expander) -> list[Span]:
         return [*extra, Span(gap), *spans]
     if not choice.after:
         return spans
-    closed = spans[-1].text.endswith((".", "!", "?"))
+    closed = spans[-1].text.rstrip().endswith((".", "!", "?"))
     return [*spans, Span(gap if closed or multiline else ". "), *extra]
 
 
