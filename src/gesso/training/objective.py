@@ -88,12 +88,26 @@ def draw_noise(
     )
 
 
+def unscored_passes(noise: CanvasNoise, config: ObjectiveConfig) -> Tensor:
+    """How often the network looks at each row's canvas (B,) before the pass that is scored."""
+    _, count, *_ = noise.unroll.unbind(1)
+    unrolled = noise.unroll[:, 0] < config.unroll
+    passes = torch.where(unrolled, 1 + (count * config.unroll_steps).long(), 1)
+    return torch.where(noise.self_conditioning < config.self_conditioning, passes, 0)
+
+
 def training_loss(
-    network: Network, batch: Batch, config: ObjectiveConfig, noise: Sequence[CanvasNoise]
+    network: Network,
+    batch: Batch,
+    config: ObjectiveConfig,
+    noise: Sequence[CanvasNoise],
+    *,
+    rounds: Sequence[int] | None = None,
 ) -> Losses:
     """The objective on one batch: a canvas of each row for every entry of `noise`.
 
-    Without any, the causal loss alone.
+    Without any, the causal loss alone. rounds: of unscored passes for each entry, when they are to
+    be more than these rows need: processes that share the weights call the network equally often.
     """
     batch = batch.to(network.device)
     cache = network.new_cache(batch_size=len(batch.ids), trim=False)
@@ -106,8 +120,8 @@ def training_loss(
         none = torch.zeros_like(causal)
         return Losses(config.causal_weight * causal, none, causal, none)
     drawn = [
-        _denoising_loss(network, cache, batch, config, canvas.to(network.device))
-        for canvas in noise
+        _denoising_loss(network, cache, batch, config, canvas.to(network.device), least)
+        for canvas, least in zip(noise, rounds or [0] * len(noise), strict=True)
     ]
     denoise, hits = (torch.stack(values).mean() for values in zip(*drawn, strict=True))
     return Losses(denoise + config.causal_weight * causal, denoise, causal, hits)
@@ -138,6 +152,7 @@ def _denoising_loss(
     batch: Batch,
     config: ObjectiveConfig,
     noise: CanvasNoise,
+    rounds: int,
 ) -> tuple[Tensor, Tensor]:
     rows, length, device = len(batch.ids), network.config.canvas_length, network.device
     starts = batch.prompt_length + (noise.canvas * batch.canvases).long() * length  # (B,)
@@ -146,10 +161,9 @@ def _denoising_loss(
     level = _levels(noise, config, length, _loss_dtype(network))  # (B, 1) or (B, L)
     shown = slip(clean, noise.slip, share=config.slip)
     noisy = corrupt(shown, level, uniform=noise.redraw, noise=noise.tokens)
-    picked = (noise.self_conditioning < config.self_conditioning).nonzero()[:, 0]
     soft = None
-    if len(picked):
-        soft, noisy = _sampled(network, cache, noisy, positions, starts, picked, noise, config)
+    if rounds := max(rounds, int(unscored_passes(noise, config).max())):
+        soft, noisy = _sampled(network, cache, noisy, positions, starts, noise, config, rounds)
     hidden = network.denoise_hidden(
         noisy, cache=cache, soft=soft, positions=positions, starts=starts
     )
@@ -190,18 +204,17 @@ def _sampled(
     noisy: Tensor,
     positions: Tensor,
     starts: Tensor,
-    picked: Tensor,
     noise: CanvasNoise,
     config: ObjectiveConfig,
+    rounds: int,
 ) -> tuple[Tensor, Tensor]:
-    """What the network makes of the picked rows (b,) before the pass that is scored.
+    """What the network makes of the canvases before the pass that is scored.
 
     A pass gives a row its soft embedding; the unrolled ones then take the sampler's step and may
-    go on. Returns soft embeddings (B, L, M), zero for rows not picked, and canvases (B, L).
+    go on. Returns soft embeddings (B, L, M), zero for rows without a pass, and canvases (B, L).
     """
-    coin, count, place, heat = noise.unroll.split(1, dim=1)  # (B, 1)
-    unrolled = coin < config.unroll
-    passes = torch.where(unrolled, 1 + (count * config.unroll_steps).long(), 1)[:, 0]
+    coin, _, place, heat = noise.unroll.split(1, dim=1)  # (B, 1)
+    unrolled, passes = coin < config.unroll, unscored_passes(noise, config)
     low, high = (math.log(bound) for bound in config.unroll_bounds)
     bound = (low + (high - low) * place).exp()
     cool, hot = config.unroll_temperatures
@@ -210,8 +223,10 @@ def _sampled(
     soft = torch.zeros(
         *noisy.shape, network.config.text.hidden_size, dtype=network.dtype, device=noisy.device
     )
-    for index in range(int(passes[picked].max())):
-        rows = picked[passes[picked] > index]
+    for index in range(rounds):
+        rows = (passes > index).nonzero()[:, 0]
+        if idle := not len(rows):
+            rows = torch.zeros(1, dtype=torch.int64, device=noisy.device)
         logits = network.denoise(
             canvas[rows],
             cache=cache.select(rows),
@@ -219,10 +234,12 @@ def _sampled(
             positions=positions[rows],
             starts=starts[rows],
         )
+        if idle:
+            continue
         logits = logits / temperature[rows]
         soft = soft.index_copy(0, rows, network.soft_embed(logits))
         if not config.unroll:
-            break
+            continue
         belief = believe(logits)
         accepted = EntropyBound(bound=bound[rows])(belief.entropy)
         sampled = invert_cumulative(belief.probabilities, noise.sample[rows, index])
