@@ -83,15 +83,15 @@ def resumed(config: TrainConfig, folder: Path) -> bool:
 
 
 def test_resumed_is_uninterrupted(config: TrainConfig, whole: Path, tmp_path: Path) -> None:
-    """Killed at step 5, whose line of the log and whose state are not written; 4 runs again."""
+    """Killed at step 5, whose state is not written: 4 and 5 run again."""
     assert [line["step"] for line in log_of(whole)] == [1, 2, 3, 4, 5, 6]
     assert len({line["loss"] for line in log_of(whole)}) == 6
     folder = tmp_path / "killed"
     with pytest.raises(Killed):
         Trainer(config, folder).run(on_step=kill_at(5))
-    assert [line["step"] for line in log_of(folder)] == [1, 2, 3, 4]
+    assert [line["step"] for line in log_of(folder)] == [1, 2, 3, 4, 5]
     with open(folder / "log.jsonl", "a") as log:
-        log.write('{"step": 5, "lo')  # killed within a line
+        log.write('{"step": 6, "lo')  # killed within a line
     assert resumed(config, folder)
     assert_same_run(folder, whole)
     assert_loads(config, folder)

@@ -12,7 +12,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -78,15 +78,19 @@ def run(args: argparse.Namespace) -> int:
     from gesso.training.trainer import Trainer
 
     trainer = Trainer(config, args.out)
+    first = trainer.processes.first
     for path, count in trainer.skipped.items():
-        if count:
+        if count and first:
             print(f"{path}: left out {count:,} bad lines or files", file=sys.stderr)
-    if trainer.resume():
+    if trainer.resume() and first:
         print(f"resuming at step {trainer.step:,} of {config.steps:,}", file=sys.stderr)
     if stopped_by := _train(trainer):
-        _say_how_to_resume(trainer.step, args)
+        if first:
+            _say_how_to_resume(trainer.step, args)
         # Who ends a job with SIGTERM wants it to end well.
         return 0 if stopped_by == signal.SIGTERM else 130
+    if not first:
+        return 0
     made = "checkpoint" if config.lora is None else "adapter"
     print(f"{made}: {args.out / made}")
     if config.evaluation is not None:
@@ -144,21 +148,22 @@ def _train(trainer: Trainer) -> int | None:
     """Train to the end; the signal's number when one ended it, with the state saved."""
     from gesso.terminal.progress import TrainingBar
 
-    with (
-        _deferred_signals() as pressed,
-        TrainingBar(done=trainer.step, total=trainer.config.steps) as bar,
-    ):
+    processes = trainer.processes
+    bar = TrainingBar(done=trainer.step, total=trainer.config.steps)
+    with _deferred_signals() as pressed, bar if processes.first else nullcontext():
 
         def on_step(log: StepLog) -> None:
-            bar.step(log)
-            if pressed:
+            if processes.first:
+                bar.step(log)
+            # All stop after the same step, whoever was told first.
+            if processes.any(bool(pressed)):
                 raise _StoppedError
 
         try:
             trainer.run(on_step=on_step)
         except _StoppedError:
             trainer.save()
-            return pressed[0]
+            return pressed[0] if pressed else signal.SIGTERM
     return None
 
 

@@ -54,22 +54,34 @@ def experts(
     Rows 0..F-1 of gate_up are the gate, the rest the up projection (trap 10). Returns (T, M) in
     the dtype of x; weights multiply in float32, the k products are added in the dtype of x.
     """
-    tokens, k = index.shape
-    flat = index.flatten()  # (T * k,)
-    order = flat.argsort(stable=True)
-    counts = (flat[:, None] == torch.arange(len(gate_up), device=x.device)).sum(0)  # (E,)
-    rows = x[order // k]  # (T * k, M), sorted by expert
+    order, counts = group_by_expert(index, len(gate_up))
+    rows = x[order // index.shape[1]]  # (T * k, M), sorted by expert
     # A compiled graph cannot choose by what is in the data; canvases, which it is for, pad well.
     pads = x.device.type == "cpu" and (
-        torch.compiler.is_compiling() or _pads_well(counts, tokens * k)
+        torch.compiler.is_compiling() or _pads_well(counts, len(rows))
     )
     if pads or not _can_group(gate_up, down, *(change or ())[:4]):
-        y = _padded(rows, flat[order], counts, gate_up, down, change)
+        y = _padded(rows, index.flatten()[order], counts, gate_up, down, change)
     else:
         y = _grouped(rows, counts, gate_up, down, change)
-    y = (y * weight.flatten()[order, None]).to(x.dtype)
+    return combine(y, order, weight)
+
+
+def group_by_expert(index: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """index (T, k) -> the order (T * k,) that sorts the pairs by expert, and each one's pairs (E,).
+
+    Pair i is token i // k.
+    """
+    flat = index.flatten()
+    order = flat.argsort(stable=True)
+    return order, (flat[:, None] == torch.arange(count, device=index.device)).sum(0)
+
+
+def combine(y: Tensor, order: Tensor, weight: Tensor) -> Tensor:
+    """What the experts say of the pairs (T * k, M), in that order, weighted (T, k) -> (T, M)."""
+    y = (y * weight.flatten()[order, None]).to(y.dtype)
     unsorted = torch.empty_like(y).index_copy(0, order, y)
-    return unsorted.view(tokens, k, -1).sum(1)
+    return unsorted.view(*weight.shape, y.shape[1]).sum(1)
 
 
 def _pads_well(counts: Tensor, pairs: int) -> bool:
@@ -108,7 +120,7 @@ def _padded(
     def product(x: Tensor, weight: Tensor) -> Tensor:
         return torch.bmm(x, weight.transpose(1, 2))  # (E, size, out)
 
-    y = _mlp(padded.view(len(counts), size, -1), product, gate_up, down, change)
+    y = _mlp(padded.view(len(counts), size, rows.shape[1]), product, gate_up, down, change)
     return y.flatten(0, 1)[slot]  # (T * k, M)
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Protocol
+
 import torch
 from torch import Tensor, nn
 
@@ -9,6 +12,22 @@ from gesso.config import TextConfig
 from gesso.kernels.experts import LowRank, experts
 from gesso.kernels.precision import at_least_float32
 from gesso.model.norm import RMSNorm
+
+
+class Exchange(Protocol):
+    """The experts of several processes as one set."""
+
+    def __call__(
+        self,
+        x: Tensor,
+        index: Tensor,
+        weight: Tensor,
+        run: Callable[[Tensor, Tensor], Tensor],
+        count: int,
+    ) -> Tensor:
+        """As `experts`, where `run` asks the `count` experts that live here: rows (N, M) and
+        which of them each is for (N,) -> (N, M)."""
+        ...
 
 
 class Router(nn.Module):
@@ -43,9 +62,18 @@ class Experts(nn.Module):
         count, inner = config.num_experts, config.moe_intermediate_size
         self.gate_up = nn.Parameter(torch.empty(count, 2 * inner, config.hidden_size))
         self.down = nn.Parameter(torch.empty(count, config.hidden_size, inner))
+        # Set where other processes hold the other experts.
+        self.exchange: Exchange | None = None
 
     def forward(
         self, x: Tensor, index: Tensor, weight: Tensor, change: LowRank | None = None
     ) -> Tensor:
         """x (T, M) -> (T, M)."""
-        return experts(x, index, weight, self.gate_up, self.down, change)
+        if self.exchange is None:
+            return experts(x, index, weight, self.gate_up, self.down, change)
+
+        def run(rows: Tensor, expert: Tensor) -> Tensor:
+            whole = rows.new_ones(len(rows), 1)
+            return experts(rows, expert[:, None], whole, self.gate_up, self.down, change)
+
+        return self.exchange(x, index, weight, run, len(self.gate_up))

@@ -137,7 +137,8 @@ class TrainConfig:
     network in so many parts, for memory's sake; losses and gradients are those of the whole.
     checkpoint_activations: keep the layers' inputs alone for the gradient and compute the rest
     again: the same gradients from less memory, for a third more time.
-    save_every and log_every in steps.
+    expert_parallel: over how many of torchrun's processes the experts are spread; the other
+    weights are sharded over all. save_every and log_every in steps.
     """
 
     steps: int
@@ -157,6 +158,7 @@ class TrainConfig:
     device: str = "auto"
     accumulate: int = 1
     checkpoint_activations: bool = False
+    expert_parallel: int = 1
     seed: int = 0
     save_every: int = 500
     log_every: int = 20
@@ -177,7 +179,9 @@ class TrainConfig:
             )
         if self.dtype not in ("float32", "bfloat16"):
             raise ValueError(f"dtype: got {self.dtype!r}; expected float32 or bfloat16")
-        for name in ("steps", "batch_size", "accumulate", "save_every", "log_every"):
+        for name in (
+            "steps", "batch_size", "accumulate", "expert_parallel", "save_every", "log_every"
+        ):  # fmt: skip
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: got {getattr(self, name)}; expected at least 1")
         if self.accumulate > self.batch_size:

@@ -6,8 +6,8 @@ saved state, so an interrupted run that resumes gives the losses of one that was
 
 from __future__ import annotations
 
-import copy
 import json
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -28,8 +28,10 @@ from gesso.training.data import Batch, Batches
 from gesso.training.folder import read_data
 from gesso.training.judge import Judge
 from gesso.training.logs import truncate_log
-from gesso.training.objective import Losses, draw_noise, training_loss
+from gesso.training.objective import Losses, draw_noise, training_loss, unscored_passes
 from gesso.training.plot import plot_run
+from gesso.training.processes import Processes
+from gesso.training.sharding import Sharding
 from gesso.training.sources import FixedSource, Source, TaskSource
 from gesso.training.weights import MasterWeights, learning_rate
 
@@ -54,11 +56,18 @@ class Trainer:
     def __init__(self, config: TrainConfig, folder: Path) -> None:
         self.config = config
         self.folder = folder
+        self.processes = Processes.join()
+        _check_processes(config, self.processes)
         self.processor = Processor.load(config.processor)
         torch.manual_seed(config.seed)
         self.network = _start(config)
         self.network.checkpoint_activations = config.checkpoint_activations
-        self._weights = MasterWeights(self.network, config.optimizer, total_steps=config.steps)
+        self._sharding = Sharding(
+            self.network, self.processes, expert_parallel=config.expert_parallel
+        )
+        self._weights = MasterWeights(
+            self.network, config.optimizer, total_steps=config.steps, sharding=self._sharding
+        )
         self.skipped: dict[str, int] = {}
         self._data = Batches(
             self._sources(),
@@ -104,19 +113,21 @@ class Trainer:
     def run(self, *, on_step: Callable[[StepLog], None] = lambda log: None) -> None:
         """Train to the last step, or until the judgements get no better, calling `on_step` after
         each; and save at the end."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        truncate_log(self.folder / "log.jsonl", self.step)
-        if self._judge is not None:
-            self._judge.resume(self.step)
-        with open(self.folder / "log.jsonl", "a", encoding="utf-8") as log_file:
+        if self.processes.first:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            truncate_log(self.folder / "log.jsonl", self.step)
+            if self._judge is not None:
+                self._judge.resume(self.step)
+        path = self.folder / "log.jsonl" if self.processes.first else os.devnull
+        with open(path, "a", encoding="utf-8") as log_file:
             while self.step < self.config.steps and not self._given_up:
                 log = self._train_step()
                 self.step += 1
-                on_step(log)
                 last = self.step == self.config.steps
                 if self.step % self.config.log_every == 0 or last:
                     log_file.write(json.dumps(log._asdict()) + "\n")
                     log_file.flush()
+                on_step(log)
                 if self._judge is not None and (self.step % self._judge.config.every == 0 or last):
                     self._evaluate(self._judge)
                 if self.step % self.config.save_every == 0 and not last:
@@ -126,43 +137,63 @@ class Trainer:
 
     @property
     def _given_up(self) -> bool:
-        return self._judge is not None and self._judge.exhausted
+        if self._judge is None:
+            return False
+        return self.processes.from_first(self._judge.exhausted)
 
     def _evaluate(self, judge: Judge) -> None:
-        if judge(self._averaged(), self.processor, self.config.generation, step=self.step):
+        network = self._averaged()
+        best = network is not None and judge(
+            network, self.processor, self.config.generation, step=self.step
+        )
+        if self.processes.from_first(best):
             self._ship("best-")
 
     def save(self) -> None:
         """Write the state to resume from, then the averaged weights: a checkpoint, or an adapter
         when it is one that is trained; and the plot of it all."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        temporary = self.folder / "state.safetensors.tmp"
-        save_file(self._weights.state() | {"steps_done": torch.tensor(self.step)}, temporary)
-        temporary.replace(self.folder / "state.safetensors")
+        state = self._weights.state() | {"steps_done": torch.tensor(self.step)}
+        if self.processes.first:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            temporary = self.folder / "state.safetensors.tmp"
+            save_file(state, temporary)
+            temporary.replace(self.folder / "state.safetensors")
         self._ship()
-        plot_run(self.folder)
+        if self.processes.first:
+            plot_run(self.folder)
 
     def _ship(self, prefix: str = "") -> None:
         if self.config.lora is not None:
-            save_adapter(
-                self._weights.averaged(),
-                self.folder / f"{prefix}adapter",
-                config=self.config.lora,
-                base=str(self.config.base),
+            averaged = self._weights.averaged()
+            if self.processes.first:
+                save_adapter(
+                    averaged,
+                    self.folder / f"{prefix}adapter",
+                    config=self.config.lora,
+                    base=str(self.config.base),
+                )
+        elif network := self._averaged():
+            save_checkpoint(
+                network,
+                self.folder / f"{prefix}checkpoint",
+                dtype=torch.bfloat16,
+                generation=self.config.generation,
+                processor=self.config.processor,
             )
-            return
-        save_checkpoint(
-            self._averaged(),
-            self.folder / f"{prefix}checkpoint",
-            dtype=torch.bfloat16,
-            generation=self.config.generation,
-            processor=self.config.processor,
-        )
 
-    def _averaged(self) -> Network:
-        """A network of its own with the averaged weights."""
-        network = copy.deepcopy(self.network)
-        network.load_state_dict(self.network.state_dict() | self._weights.averaged())
+    def _averaged(self) -> Network | None:
+        """A network with the averaged weights, whole, that no later step changes; for the first
+        process alone."""
+        weights = self._sharding.state_dict(self.network)
+        averaged = self._weights.averaged()
+        if not self.processes.first:
+            return None
+        with torch.device("meta"):
+            network = Network(self.network.config)
+            if self.config.lora is not None:
+                add_adapter(network, self.config.lora)
+        trained = {name: t.to(weights[name].dtype, copy=True) for name, t in averaged.items()}
+        network.load_state_dict({**weights, **trained}, assign=True)
         return network
 
     def _train_step(self) -> StepLog:
@@ -196,32 +227,54 @@ class Trainer:
             )
             for _ in range(config.objective.draws)
         ]
+        rounds = [int(unscored_passes(canvas, config.objective).max()) for canvas in noise]
         sums = torch.zeros(len(Losses._fields), dtype=torch.float64)
-        size = -(-rows // config.accumulate)
-        for first in range(0, rows, size):
-            part = slice(first, min(first + size, rows))
-            share = (part.stop - part.start) / rows
+        own = rows // self.processes.size
+        size = -(-own // config.accumulate)
+        for first in range(0, own, size):
+            count = min(size, own - first)
+            part = slice(
+                first + own * self.processes.rank, first + own * self.processes.rank + count
+            )
             losses = training_loss(
                 self.network,
                 batch.rows(part),
                 config.objective,
                 [canvas.rows(part) for canvas in noise],
+                rounds=rounds,
             )
             values = torch.stack([value.detach().double().cpu() for value in losses])
+            values = self.processes.mean(values)
             if not values.isfinite().all():
                 raise FloatingPointError(self._save_bad_batch(batch))
-            (losses.total * share).backward()
+            (losses.total * (count / own)).backward()
             self._weights.collect()
-            sums += share * values
+            sums += count / own * values
         return [float(value) for value in sums]
 
     def _save_bad_batch(self, batch: Batch) -> str:
         """Write the batch whose loss is not finite, and say where and what to do."""
         path = self.folder / f"bad-batch-{self.step}.safetensors"
-        save_file(batch._asdict(), path)
+        if self.processes.first:
+            save_file(batch._asdict(), path)
         return (
             f"the loss is not finite at step {self.step}; its batch is in {path}; "
             "a lower learning rate or a longer warm-up is the usual mend"
+        )
+
+
+def _check_processes(config: TrainConfig, processes: Processes) -> None:
+    if processes.size == 1:
+        return
+    if config.batch_size % processes.size:
+        raise ValueError(
+            f"batch_size: got {config.batch_size} for {processes.size} processes; "
+            "give a multiple, so that each takes as many rows"
+        )
+    if config.optimizer.method == "muon":
+        raise ValueError(
+            "method: muon needs whole matrices, and several processes have pieces of them; "
+            "choose adamw"
         )
 
 

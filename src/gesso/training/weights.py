@@ -1,4 +1,7 @@
-"""Float32 masters behind a network that computes in another dtype, their moments and average."""
+"""Float32 masters behind a network that computes in another dtype, their moments and average.
+
+With several processes each has the masters of its own pieces; what is saved is whole.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,8 @@ from torch.optim import Optimizer
 from gesso.model.network import Network
 from gesso.training.config import OptimizerConfig
 from gesso.training.muon import Muon
+from gesso.training.processes import Processes
+from gesso.training.sharding import Sharding
 
 # Lookups and choices, whose rows are not the rows of a linear map: Muon leaves them to AdamW.
 _NOT_LINEAR = ("embed", "router", "position")
@@ -29,13 +34,21 @@ class MasterWeights:
     masters and rounds them back. Parameters that require no gradient are none of its business.
     """
 
-    def __init__(self, network: Network, config: OptimizerConfig, *, total_steps: int) -> None:
+    def __init__(
+        self,
+        network: Network,
+        config: OptimizerConfig,
+        *,
+        total_steps: int,
+        sharding: Sharding | None = None,
+    ) -> None:
         self.config = config
         self.total_steps = total_steps
+        self._sharding = sharding or Sharding(network, Processes())
         trained = [(n, p) for n, p in network.named_parameters() if p.requires_grad]
         self._names, working = zip(*trained, strict=True)
         self._working = list(working)
-        self._masters = [p.detach().float().clone() for p in self._working]
+        self._masters = [self._sharding.local(p.detach()).float().clone() for p in self._working]
         self._average = [m.clone() for m in self._masters]
         self._optimizers = _optimizers(dict(zip(self._names, self._masters, strict=True)), config)
         self._owner = {
@@ -47,9 +60,9 @@ class MasterWeights:
 
     def collect(self) -> None:
         """Take over the working copy's gradients; those of several parts are added in float32."""
-        for master, working in zip(self._masters, self._working, strict=True):
-            if working.grad is not None:
-                gradient = working.grad.float()
+        for name, master, working in zip(self._names, self._masters, self._working, strict=True):
+            gradient = self._sharding.gradient(name, working)
+            if gradient is not None:
                 master.grad = gradient if master.grad is None else master.grad.add_(gradient)
                 working.grad = None
 
@@ -59,12 +72,13 @@ class MasterWeights:
         Parameters without a gradient (an image encoder that saw no image) stay as they are.
         """
         self.collect()
-        norm = torch.nn.utils.clip_grad_norm_(self._masters, self.config.clip)
+        norm = self._sharding.norm([m.grad for m in self._masters if m.grad is not None])
         if not math.isfinite(norm):
             raise FloatingPointError(
-                f"the gradient's norm is {float(norm)} at step {step}; a lower "
+                f"the gradient's norm is {norm} at step {step}; a lower "
                 "learning rate or a longer warm-up is the usual mend"
             )
+        torch.nn.utils.clip_grads_with_norm_(self._masters, self.config.clip, torch.tensor(norm))
         for optimizer in self._optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(self.config, step, self.total_steps)
@@ -75,20 +89,26 @@ class MasterWeights:
             # The ramp keeps the average from remembering the random start.
             decay = min(self.config.ema_decay, (1 + step) / (10 + step))
             torch._foreach_lerp_(self._average, self._masters, 1 - decay)
-        return float(norm)
+        return norm
 
     def averaged(self) -> dict[str, Tensor]:
         """The weights to ship: the average, or the masters when averaging is off."""
         weights = self._average if self.config.ema_decay else self._masters
-        return dict(zip(self._names, weights, strict=True))
+        return {
+            name: self._sharding.gather(name, weight)
+            for name, weight in zip(self._names, weights, strict=True)
+        }
 
     def state(self) -> dict[str, Tensor]:
-        """All tensors of the optimisation, flat, for a safetensors file."""
+        """All tensors of the optimisation, whole and flat, for a safetensors file."""
         tensors: dict[str, Tensor] = {}
         for name, master, average in zip(self._names, self._masters, self._average, strict=True):
-            tensors[f"master.{name}"], tensors[f"average.{name}"] = master, average
-            for key, value in self._owner[master].state.get(master, {}).items():
-                tensors[f"{key}.{name}"] = value
+            kept = {"master": master, "average": average}
+            kept |= self._owner[master].state.get(master, {})
+            for key, value in kept.items():
+                # A count of steps is a scalar, and the same everywhere.
+                whole = self._sharding.gather(name, value) if value.dim() else value
+                tensors[f"{key}.{name}"] = whole
         return tensors
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
@@ -100,15 +120,16 @@ class MasterWeights:
         for name, master in zip(self._names, self._masters, strict=True):
             kept = saved.get(name, {})
             moments = kept.keys() - {"master", "average"}
-            fits = "master" in kept and kept["master"].shape == master.shape
+            fits = "master" in kept and kept["master"].shape == self._sharding.shape(name)
             if not fits or (moments and moments != _MOMENTS[type(self._owner[master])]):
                 raise ValueError(_unlike(name))
         if more := sorted(saved.keys() - set(self._names)):
             raise ValueError(_unlike(more[0]))
         for name, master, average in zip(self._names, self._masters, self._average, strict=True):
-            kept = {
-                kind: tensor.to(master.device, copy=True) for kind, tensor in saved[name].items()
-            }
+            kept = {}
+            for kind, tensor in saved[name].items():
+                piece = self._sharding.cut(name, tensor) if tensor.dim() else tensor
+                kept[kind] = piece.to(master.device, copy=True)
             master.copy_(kept.pop("master"))
             average.copy_(kept.pop("average"))
             if kept:
@@ -117,7 +138,8 @@ class MasterWeights:
 
     @torch.no_grad()
     def _round_back(self) -> None:
-        torch._foreach_copy_(self._working, self._masters)
+        working = [self._sharding.local(parameter) for parameter in self._working]
+        torch._foreach_copy_(working, self._masters)
 
 
 def _unlike(name: str) -> str:
