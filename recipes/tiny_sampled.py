@@ -24,7 +24,7 @@ def recipe() -> TrainConfig:
     return replace(
         fourth,
         base=FOURTH_STAGE,
-        steps=2200,
+        steps=2000,
         objective=replace(
             fourth.objective,
             self_conditioning=0.8,

@@ -110,7 +110,10 @@ def test_a_gradient_for_one_of_the_two_alone() -> None:
     for place in (0, 1):
         leaves = [hidden.clone(), head.clone()]
         leaves[place].requires_grad_()
-        (3 * cross_entropy(*leaves, target, weight, CAP)[0]).backward()
+        loss, _ = cross_entropy(*leaves, target, weight, CAP)
+        kept = [t.shape for t in loss.grad_fn.saved_tensors if t is not None]
+        assert kept == [leaves[place].shape]
+        (3 * loss).backward()
         assert torch.equal(leaves[place].grad, both[1 + place])
         assert leaves[1 - place].grad is None
 

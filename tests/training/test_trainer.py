@@ -230,8 +230,7 @@ def test_a_batch_in_parts_is_the_same_batch(config: TrainConfig, tmp_path: Path)
 
 
 @pytest.mark.parametrize(("keys", "message"), [
-    (dict(model=None), "either model .* or base"),
-    (dict(base=Path(".")), "either model .* or base"),
+    (dict(model=None), "a recipe gives model .* or base"),
     (dict(tasks={}), "tasks: got {}"),
     (dict(tasks={"extract": 0.0}), "share above 0"),
     (dict(tasks={"sudoku!": 1.0}), "unknown task 'sudoku!'; known: "),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import json
 import shlex
 import signal
 import sys
@@ -43,7 +44,13 @@ def add(commands: Commands, *, parents: Sequence[argparse.ArgumentParser]) -> No
         metavar="RECIPE",
         help="a Python file with a function recipe() that returns a TrainConfig",
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the run's folder")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="the run's folder")
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="train nothing: print parameters, memory and the least time",
+    )
+    parser.add_argument("--json", action="store_true", help="with --dry-run: print it as JSON")
     parser.add_argument("--steps", type=int, metavar="N", help="in place of the recipe's")
     parser.add_argument("--seed", type=int, metavar="N", help="in place of the recipe's")
     parser.add_argument(
@@ -66,7 +73,10 @@ def add(commands: Commands, *, parents: Sequence[argparse.ArgumentParser]) -> No
 
 
 def run(args: argparse.Namespace) -> int:
-    _check_folder(args)
+    if args.out is None and not args.dry_run:
+        raise ValueError("--out: not given; name the folder that the run is to be kept in")
+    if args.json and not args.dry_run:
+        raise ValueError("--json: goes with --dry-run; a run writes its figures to log.jsonl")
     set_threads(args)
     given = {name: getattr(args, name) for name in ("steps", "seed")}
     changes = {name: value for name, value in given.items() if value is not None}
@@ -75,6 +85,9 @@ def run(args: argparse.Namespace) -> int:
         config = replace(config, tasks={}, data={args.data: 1.0})
     if args.skip_bad:
         config = replace(config, skip_bad=True)
+    if args.dry_run:
+        return _dry_run(config, as_json=args.json)
+    _check_folder(args)
     from gesso.training.trainer import Trainer
 
     trainer = Trainer(config, args.out)
@@ -95,6 +108,19 @@ def run(args: argparse.Namespace) -> int:
     print(f"{made}: {args.out / made}")
     if config.evaluation is not None:
         print(f"best judged: {args.out / f'best-{made}'}")
+    return 0
+
+
+def _dry_run(config: TrainConfig, *, as_json: bool) -> int:
+    from gesso.training.plan import report
+
+    found = report(config)
+    if as_json:
+        print(json.dumps(found))
+    else:
+        from gesso.terminal.tables import print_plan
+
+        print_plan(found)
     return 0
 
 

@@ -59,12 +59,14 @@ class _CrossEntropy(torch.autograd.Function):
         cap: float,
         offset: Offset | None,
     ) -> tuple[Tensor, Tensor]:
-        grads = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
-        d_hidden = torch.empty_like(hidden) if grads else None
-        d_head = torch.zeros_like(at_least_float32(head)) if grads else None
+        to_hidden, to_head, *_ = ctx.needs_input_grad
+        d_hidden = torch.empty_like(hidden) if to_hidden else None
+        # A frozen head is as large as the vocabulary, and so would its gradient be.
+        d_head = torch.zeros_like(at_least_float32(head)) if to_head else None
         loss = torch.zeros((), dtype=weight.dtype, device=hidden.device)
         hits = torch.empty(len(hidden), dtype=torch.bool, device=hidden.device)
-        size = max(1, _CHUNK // len(head))
+        # Shapes alone take no memory: all rows at once.
+        size = len(hidden) if hidden.is_meta else max(1, _CHUNK // len(head))
         for start in range(0, len(hidden), size):
             rows = slice(start, start + size)
             h, wanted = hidden[rows], target[rows, None]
@@ -75,15 +77,17 @@ class _CrossEntropy(torch.autograd.Function):
             hits[rows] = logits.argmax(-1) == target[rows]
             total = logits.logsumexp(-1, keepdim=True)
             loss += ((total - logits.gather(1, wanted))[:, 0] * weight[rows]).sum()
-            if d_hidden is None or d_head is None:
+            if d_hidden is None and d_head is None:
                 continue
             # d loss / d product = w (softmax(z) - onehot) * (1 - tanh^2)
             delta = logits.sub_(total).exp_()
             delta.scatter_add_(1, wanted, torch.full_like(wanted, -1, dtype=delta.dtype))
             delta.mul_(weight[rows, None]).mul_(capped.square_().neg_().add_(1))
             delta = delta.to(hidden.dtype)
-            d_hidden[rows] = delta @ head
-            d_head += delta.T @ h
+            if d_hidden is not None:
+                d_hidden[rows] = delta @ head
+            if d_head is not None:
+                d_head += delta.T @ h
         ctx.save_for_backward(d_hidden, None if d_head is None else d_head.to(head.dtype))
         ctx.mark_non_differentiable(hits)
         return loss, hits
@@ -91,7 +95,8 @@ class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor | None, ...]:
         d_hidden, d_head = ctx.saved_tensors
-        return d_hidden * grad, d_head * grad, None, None, None, None
+        found = [None if d is None else d * grad for d in (d_hidden, d_head)]
+        return found[0], found[1], None, None, None, None
 
 
 def cross_entropy(

@@ -90,9 +90,11 @@ def _pads_well(counts: Tensor, pairs: int) -> bool:
 
 
 def _can_group(*weights: Tensor) -> bool:
-    """Whether the grouped product takes these: no float64, and rows of a multiple of 16 bytes."""
+    """Whether the grouped product takes these: rows of a multiple of 16 bytes, in bf16, or on a
+    CPU in float32."""
     aligned = not any(t.shape[2] * t.element_size() % 16 for t in weights)
-    return aligned and weights[0].dtype != torch.float64
+    dtype, device = weights[0].dtype, weights[0].device.type
+    return aligned and (dtype == torch.bfloat16 or (dtype == torch.float32 and device == "cpu"))
 
 
 def _round_up(rows: int) -> int:
@@ -112,7 +114,9 @@ def _padded(
     down: Tensor,
     change: LowRank | None,
 ) -> Tensor:
-    size = _round_up(int(counts.max()))
+    # Shapes alone do not say how long the longest group is: then all are.
+    longest = -(-len(rows) // len(counts)) if rows.is_meta else int(counts.max())
+    size = _round_up(longest)
     starts = counts.cumsum(0) - counts  # (E,)
     slot = expert * size + torch.arange(len(rows), device=rows.device) - starts[expert]
     padded = rows.new_zeros(len(counts) * size, rows.shape[1]).index_copy(0, slot, rows)

@@ -105,7 +105,7 @@ def add_adapter(network: Network, config: LoraConfig, *, seed: int = 0) -> None:
             assert isinstance(base, nn.Linear)
             adapted = LoraLinear(base, config)
         for leaf, parameter in adapted.named_parameters(recurse=False):
-            if leaf.endswith("_a"):
+            if leaf.endswith("_a") and not parameter.is_meta:
                 # As PEFT: uniform with the variance 1 / (3 in); drawn on the CPU, so that a seed
                 # means the same on every device.
                 bound = parameter.shape[-1] ** -0.5

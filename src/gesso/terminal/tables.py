@@ -74,6 +74,32 @@ def print_bench(report: Mapping[str, Any]) -> None:
         print(f"{name}: {ratio:.2f}")
 
 
+def print_plan(report: Mapping[str, Any]) -> None:
+    """What a training run would take."""
+    rows, trained, length = report["rows"], report["trained"], report["canvas_length"]
+    print(f"parameters  {report['parameters']:,}, of which {trained:,} are trained")
+    print(
+        f"a step      {rows['count']} rows of {rows['prompt']} prompt tokens and "
+        f"{rows['canvases']} x {length} of the answer, {report['flops_per_step'] / 1e12:,.3g} TFLOP"
+    )
+    if report["rows_assumed"]:
+        print(f"            the prompt's length is assumed: {report['rows_assumed']}")
+    least = report["least_seconds_per_step"]
+    print(
+        f"time        at least {least:,.3g} s a step, {least * report['steps'] / 60:,.3g} min in "
+        f"all, at the {report['product_flops_per_second'] / 1e12:,.3g} TFLOP/s of a large product "
+        f"on {report['device']} here"
+    )
+    print("\nmemory on each device, GiB")
+    counts = list(report["memory"])
+    table = [
+        [name, *(f"{report['memory'][n][name] / 2**30:,.2f}" for n in counts)]
+        for name in report["memory"][counts[0]]
+    ]
+    heads = [f"{n} process{'es' * (n > 1)}" for n in counts]
+    _print(["", *heads], table, text=1)
+
+
 def _print(heads: Sequence[str], rows: Sequence[Sequence[str]], *, text: int) -> None:
     """The first `text` columns are words, the others numbers."""
     watched = is_terminal(sys.stdout)

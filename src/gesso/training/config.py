@@ -125,11 +125,13 @@ class EvaluationConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """One run. `model` starts from random weights; `base` from a checkpoint; exactly one is given.
+    """One run. `model` starts from random weights, `base` from a checkpoint: a folder or a hub id.
+    With a base, `model` is the shape that it must have, and spares a dry run the download.
 
     lora: leave the base as it is and train an adapter of this shape. evaluation: judge while
     training, and keep what was judged best.
-    processor: folder with the tokenizer and the chat template, copied into the checkpoint.
+    processor: folder or hub id with the tokenizer and the chat template, copied into the
+    checkpoint.
     tasks: name -> share of the examples. data: the same for the user's own JSONL files and
     folders of text; skip_bad: leave out what is bad in them instead of refusing all. batch_size
     in examples; dtype of the working copy of the weights, whose masters and moments stay in
@@ -143,12 +145,12 @@ class TrainConfig:
 
     steps: int
     batch_size: int
-    processor: Path
+    processor: str | Path
     tasks: Mapping[str, float] = field(default_factory=dict)
     data: Mapping[str | Path, float] = field(default_factory=dict)
     skip_bad: bool = False
     model: ModelConfig | None = None
-    base: Path | None = None
+    base: str | Path | None = None
     lora: LoraConfig | None = None
     evaluation: EvaluationConfig | None = None
     generation: GenerationConfig = field(default_factory=GenerationConfig)
@@ -164,10 +166,9 @@ class TrainConfig:
     log_every: int = 20
 
     def __post_init__(self) -> None:
-        if (self.model is None) == (self.base is None):
+        if self.model is None and self.base is None:
             raise ValueError(
-                "a recipe gives either model (random weights) or base (a checkpoint "
-                "to start from), not both and not neither"
+                "a recipe gives model (random weights) or base (a checkpoint to start from)"
             )
         if self.lora is not None and self.base is None:
             raise ValueError("lora: an adapter belongs to a checkpoint; give base instead of model")

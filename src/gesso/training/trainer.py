@@ -16,23 +16,21 @@ from typing import NamedTuple
 import torch
 from safetensors.torch import load_file, save_file
 
-from gesso.checkpoint import load_network, save_adapter, save_checkpoint
+from gesso.checkpoint import load_network, resolve, save_adapter, save_checkpoint
 from gesso.environment import pick_device
 from gesso.model.init import new_network
 from gesso.model.lora import add_adapter
 from gesso.model.network import Network
 from gesso.processor import Processor
-from gesso.tasks import get_task
 from gesso.training.config import TrainConfig
-from gesso.training.data import Batch, Batches
-from gesso.training.folder import read_data
+from gesso.training.data import Batch
 from gesso.training.judge import Judge
 from gesso.training.logs import truncate_log
+from gesso.training.mixture import mix
 from gesso.training.objective import Losses, draw_noise, training_loss, unscored_passes
 from gesso.training.plot import plot_run
 from gesso.training.processes import Processes
 from gesso.training.sharding import Sharding
-from gesso.training.sources import FixedSource, Source, TaskSource
 from gesso.training.weights import MasterWeights, learning_rate
 
 
@@ -58,7 +56,8 @@ class Trainer:
         self.folder = folder
         self.processes = Processes.join()
         _check_processes(config, self.processes)
-        self.processor = Processor.load(config.processor)
+        self._processor_folder = resolve(config.processor, weights=False)
+        self.processor = Processor.load(self._processor_folder)
         torch.manual_seed(config.seed)
         self.network = _start(config)
         self.network.checkpoint_activations = config.checkpoint_activations
@@ -68,36 +67,9 @@ class Trainer:
         self._weights = MasterWeights(
             self.network, config.optimizer, total_steps=config.steps, sharding=self._sharding
         )
-        self.skipped: dict[str, int] = {}
-        self._data = Batches(
-            self._sources(),
-            batch_size=config.batch_size,
-            canvas_length=self.network.config.canvas_length,
-            fill_id=self.processor.tokenizer.id("<eos>"),
-            seed=config.seed,
-        )
+        self._data, self.skipped = mix(config, self.processor, self.network.config)
         self._judge = Judge(config.evaluation, folder) if config.evaluation else None
         self.step = 0
-
-    def _sources(self) -> dict[Source, float]:
-        """All sources with their shares; counts the bad lines that were left out."""
-        config = self.config
-        shares: dict[Source, float] = {
-            TaskSource(get_task(name), self.processor): share
-            for name, share in config.tasks.items()
-        }
-        model = self.network.config
-        for path, share in config.data.items():
-            found = read_data(
-                Path(path),
-                self.processor,
-                canvas_length=model.canvas_length,
-                longest=model.text.max_position_embeddings,
-                skip_bad=config.skip_bad,
-            )
-            self.skipped[str(path)] = found.skipped
-            shares[FixedSource(found.rows)] = share
-        return shares
 
     def resume(self) -> bool:
         """Continue from the folder's saved state; False when there is none."""
@@ -178,7 +150,7 @@ class Trainer:
                 self.folder / f"{prefix}checkpoint",
                 dtype=torch.bfloat16,
                 generation=self.config.generation,
-                processor=self.config.processor,
+                processor=self._processor_folder,
             )
 
     def _averaged(self) -> Network | None:
@@ -281,7 +253,12 @@ def _check_processes(config: TrainConfig, processes: Processes) -> None:
 def _start(config: TrainConfig) -> Network:
     dtype, device = getattr(torch, config.dtype), pick_device(config.device)
     if config.base is not None:
-        network = load_network(config.base, dtype=dtype, device=device)
+        network = load_network(resolve(config.base), dtype=dtype, device=device)
+        if config.model is not None and config.model.text != network.config.text:
+            raise ValueError(
+                f"base: {config.base} has not the shape that the recipe's model says; "
+                "correct the recipe, or leave model out"
+            )
         if config.lora is not None:
             add_adapter(network, config.lora, seed=config.seed)
         return network
