@@ -4,9 +4,11 @@ import json
 from importlib import resources
 from pathlib import Path
 
+import datasets
 import pytest
 
 from gesso.processor import Processor
+from gesso.training.folder import read_data
 from gesso.training.jsonl import read_jsonl
 
 TINY = Path(str(resources.files("gesso") / "assets" / "tiny"))
@@ -48,6 +50,21 @@ def test_every_assistant_message_is_an_answer(processor: Processor, tmp_path: Pa
     assert [row.answer for row in rows] == [
         (*processor.tokenizer.encode(text), end) for text in ("1", "2")
     ]
+
+
+def test_a_dataset_is_read_like_a_file(processor: Processor, tmp_path: Path) -> None:
+    """Arrow gives every message all keys, None where a message has none."""
+    messages = [
+        {"role": "user", "content": "one?", "name": "Ann"},
+        {"role": "assistant", "content": "1"},
+    ]
+    path = write(tmp_path, {"messages": messages}, {"messages": messages[1:]})
+    dataset = datasets.Dataset.from_list([{"messages": messages}, {"messages": messages[1:]}])
+    assert dataset[0]["messages"][1] == {"role": "assistant", "content": "1", "name": None}
+    keys = dict(canvas_length=64, longest=100, skip_bad=True)
+    assert read_data(dataset, processor, **keys) == read_data(path, processor, **keys)
+    with pytest.raises(ValueError, match=r"Dataset: 1 bad records; .* record 1: no assistant"):
+        read_data(dataset, processor, **keys | {"skip_bad": False})
 
 
 def turn(role: str, content: object, **more: object) -> dict[str, object]:

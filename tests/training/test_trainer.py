@@ -229,6 +229,19 @@ def test_a_batch_in_parts_is_the_same_batch(config: TrainConfig, tmp_path: Path)
             assert other == pytest.approx(line, rel=1e-4)
 
 
+def test_tensorboard_shows_the_log(config: TrainConfig, tmp_path: Path) -> None:
+    """Also of a run that was killed and resumed: no step twice."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    config = replace(config, tensorboard=True)
+    with pytest.raises(Killed):
+        Trainer(config, tmp_path).run(on_step=kill_at(5))
+    assert resumed(config, tmp_path)
+    seen = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    losses = [(event.step, pytest.approx(event.value)) for event in seen.Scalars("loss")]
+    assert [(line["step"], line["loss"]) for line in log_of(tmp_path)] == losses
+
+
 @pytest.mark.parametrize(("keys", "message"), [
     (dict(model=None), "a recipe gives model .* or base"),
     (dict(tasks={}), "tasks: got {}"),

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from gesso.config import GenerationConfig, ModelConfig
 from gesso.model.lora import LoraConfig
@@ -129,26 +129,26 @@ class TrainConfig:
     With a base, `model` is the shape that it must have, and spares a dry run the download.
 
     lora: leave the base as it is and train an adapter of this shape. evaluation: judge while
-    training, and keep what was judged best.
-    processor: folder or hub id with the tokenizer and the chat template, copied into the
-    checkpoint.
-    tasks: name -> share of the examples. data: the same for the user's own JSONL files and
-    folders of text; skip_bad: leave out what is bad in them instead of refusing all. batch_size
-    in examples; dtype of the working copy of the weights, whose masters and moments stay in
-    float32. device: "auto" takes a GPU when there is one. accumulate: a batch goes through the
-    network in so many parts, for memory's sake; losses and gradients are those of the whole.
-    checkpoint_activations: keep the layers' inputs alone for the gradient and compute the rest
-    again: the same gradients from less memory, for a third more time.
-    expert_parallel: over how many of torchrun's processes the experts are spread; the other
-    weights are sharded over all. save_every and log_every in steps.
+    training, and keep what was judged best. processor: folder or hub id with the tokenizer and
+    the chat template, copied into the checkpoint. tasks: name -> share of the examples. data: the
+    same for the user's own: JSONL files, folders of text, or objects in memory, such as a
+    `datasets.Dataset`; skip_bad: leave out what is bad in them instead of refusing all.
+    tensorboard: write the log for it too, into `tensorboard/`. batch_size in examples; dtype of
+    the working copy of the weights, whose masters and moments stay in float32. device: "auto"
+    takes a GPU when there is one. accumulate: a batch goes through the network in so many parts,
+    for memory's sake; losses and gradients are those of the whole. checkpoint_activations: keep
+    the layers' inputs alone for the gradient and compute the rest again: the same gradients from
+    less memory, for a third more time. expert_parallel: over how many of torchrun's processes the
+    experts are spread; the other weights are sharded over all. save_every and log_every in steps.
     """
 
     steps: int
     batch_size: int
     processor: str | Path
     tasks: Mapping[str, float] = field(default_factory=dict)
-    data: Mapping[str | Path, float] = field(default_factory=dict)
+    data: Mapping[str | Path | Iterable[Mapping[str, Any]], float] = field(default_factory=dict)
     skip_bad: bool = False
+    tensorboard: bool = False
     model: ModelConfig | None = None
     base: str | Path | None = None
     lora: LoraConfig | None = None

@@ -8,11 +8,12 @@ A piece is so many whole canvases, so that none but a file's last is filled with
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from gesso.processor import Processor
-from gesso.training.jsonl import Rows, read_jsonl, report_bad
+from gesso.training.jsonl import Rows, read_jsonl, read_records, report_bad
 from gesso.training.sources import Row
 
 # Tokens that a piece is about as long as, and that it may look back at.
@@ -20,9 +21,17 @@ _PIECE = 512
 
 
 def read_data(
-    path: Path, processor: Processor, *, canvas_length: int, longest: int, skip_bad: bool
+    source: str | Path | Iterable[Mapping[str, Any]],
+    processor: Processor,
+    *,
+    canvas_length: int,
+    longest: int,
+    skip_bad: bool,
 ) -> Rows:
-    """Rows of a folder, or of a JSONL file when it is none."""
+    """Rows of a folder, of a JSONL file, or of objects in memory."""
+    if not isinstance(source, str | Path):
+        return read_records(source, processor, longest=longest, skip_bad=skip_bad)
+    path = Path(source)
     if not path.is_dir():
         return read_jsonl(path, processor, longest=longest, skip_bad=skip_bad)
     return read_folder(
@@ -57,7 +66,7 @@ def read_folder(
             continue
         if text.strip():
             rows += _pieces(text, processor, canvas_length=canvas_length, longest=longest)
-    report_bad(folder, "files", bad, skip_bad=skip_bad, found=len(rows))
+    report_bad(str(folder), "files", bad, skip_bad=skip_bad, found=len(rows))
     return Rows(rows, len(bad))
 
 

@@ -1,16 +1,17 @@
-"""A user's JSONL file to rows: chat messages, or prompt and completion, one example a line.
+"""A user's examples to rows: chat messages, or prompt and completion.
 
     {"messages": [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]}
     {"prompt": "…", "completion": "…"}
 
 Every assistant message is an answer to be learned, with all that comes before it as its prompt.
-All lines are read before training starts, and every bad one is reported with its number.
+They come from a JSONL file, one a line, or from any iterable of such objects, a Hugging Face
+dataset for one. All are read before training starts, and every bad one is reported by number.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,34 +44,63 @@ def read_jsonl(path: Path, processor: Processor, *, longest: int, skip_bad: bool
             if not line.strip():
                 continue
             try:
-                rows += _rows(line, processor, longest)
+                rows += _rows(_parse(line), processor, longest)
             except ValueError as error:
                 bad.append(f"line {number}: {error}")
-    report_bad(path, "lines", bad, skip_bad=skip_bad, found=len(rows))
+    report_bad(str(path), "lines", bad, skip_bad=skip_bad, found=len(rows))
     return Rows(rows, len(bad))
 
 
-def report_bad(path: Path, what: str, bad: list[str], *, skip_bad: bool, found: int) -> None:
+def read_records(
+    records: Iterable[Mapping[str, Any]],
+    processor: Processor,
+    *,
+    longest: int,
+    skip_bad: bool = False,
+) -> Rows:
+    """As `read_jsonl`, from objects in memory; keys whose value is None are as good as absent."""
+    rows: list[Row] = []
+    bad: list[str] = []
+    for number, record in enumerate(records):
+        try:
+            rows += _rows(_without_none(record), processor, longest)
+        except ValueError as error:
+            bad.append(f"record {number}: {error}")
+    report_bad(type(records).__name__, "records", bad, skip_bad=skip_bad, found=len(rows))
+    return Rows(rows, len(bad))
+
+
+def report_bad(name: str, what: str, bad: list[str], *, skip_bad: bool, found: int) -> None:
     """ValueError for what is bad, unless it may be skipped, and when nothing was found."""
     if bad and not skip_bad:
         more = f"; and {len(bad) - _QUOTED} more" if len(bad) > _QUOTED else ""
         raise ValueError(
-            f"{path}: {len(bad)} bad {what}; mend them, or leave them out with --skip-bad: "
+            f"{name}: {len(bad)} bad {what}; mend them, or leave them out with --skip-bad: "
             f"{'; '.join(bad[:_QUOTED])}{more}"
         )
     if not found:
-        raise ValueError(f"{path}: no example to train on ({len(bad)} bad {what}); add some")
+        raise ValueError(f"{name}: no example to train on ({len(bad)} bad {what}); add some")
 
 
-def _rows(line: str, processor: Processor, longest: int) -> list[Row]:
-    """All rows of a line, or none and a ValueError."""
+def _parse(line: str) -> Any:
     try:
         line.encode()
-        example = json.loads(line)
+        return json.loads(line)
     except UnicodeError:
         raise ValueError("not UTF-8") from None
     except (ValueError, RecursionError) as error:
         raise ValueError(f"not JSON ({error})") from None
+
+
+def _without_none(value: Any) -> Any:
+    """A table has every key in every row, and in every message: those not given are None."""
+    if isinstance(value, Mapping):
+        return {key: _without_none(part) for key, part in value.items() if part is not None}
+    return [_without_none(part) for part in value] if isinstance(value, list) else value
+
+
+def _rows(example: Any, processor: Processor, longest: int) -> list[Row]:
+    """All rows of an example, or none and a ValueError."""
     if not isinstance(example, dict):
         raise ValueError(f"a JSON {type(example).__name__}; expected an object")
     rows = []

@@ -1,8 +1,9 @@
-"""A run's logs: files of JSON lines, each with the step that it tells of."""
+"""A run's logs: files of JSON lines, each with the step that it tells of; for TensorBoard too."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,3 +26,24 @@ def truncate_log(path: Path, steps: int) -> list[dict[str, Any]]:
     temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
     temporary.replace(path)
     return kept
+
+
+class Board:
+    """The same lines as curves for TensorBoard, an optional dependency."""
+
+    def __init__(self, folder: Path, *, step: int) -> None:
+        """Curves go on after `step`; what an earlier run drew beyond it is hidden. ValueError when
+        TensorBoard is not installed."""
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            raise ValueError(
+                "tensorboard: it is not installed; pip install gesso[tensorboard], or leave it out"
+            ) from None
+        self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+
+    def add(self, line: Mapping[str, Any]) -> None:
+        for name, value in line.items():
+            if name != "step":
+                self._writer.add_scalar(name, value, line["step"])
+        self._writer.flush()

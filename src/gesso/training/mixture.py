@@ -21,15 +21,16 @@ def mix(
         TaskSource(get_task(name), processor): share for name, share in config.tasks.items()
     }
     skipped: dict[str, int] = {}
-    for path, share in config.data.items():
+    for place, share in config.data.items():
         found = read_data(
-            Path(path),
+            place,
             processor,
             canvas_length=model.canvas_length,
             longest=model.text.max_position_embeddings,
             skip_bad=config.skip_bad,
         )
-        skipped[str(path)] = found.skipped
+        name = str(place) if isinstance(place, str | Path) else type(place).__name__
+        skipped[name] = found.skipped
         shares[FixedSource(found.rows)] = share
     batches = Batches(
         shares,

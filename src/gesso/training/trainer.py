@@ -25,7 +25,7 @@ from gesso.processor import Processor
 from gesso.training.config import TrainConfig
 from gesso.training.data import Batch
 from gesso.training.judge import Judge
-from gesso.training.logs import truncate_log
+from gesso.training.logs import Board, truncate_log
 from gesso.training.mixture import mix
 from gesso.training.objective import Losses, draw_noise, training_loss, unscored_passes
 from gesso.training.plot import plot_run
@@ -91,6 +91,8 @@ class Trainer:
             if self._judge is not None:
                 self._judge.resume(self.step)
         path = self.folder / "log.jsonl" if self.processes.first else os.devnull
+        drawn = self.config.tensorboard and self.processes.first
+        board = Board(self.folder, step=self.step) if drawn else None
         with open(path, "a", encoding="utf-8") as log_file:
             while self.step < self.config.steps and not self._given_up:
                 log = self._train_step()
@@ -99,6 +101,8 @@ class Trainer:
                 if self.step % self.config.log_every == 0 or last:
                     log_file.write(json.dumps(log._asdict()) + "\n")
                     log_file.flush()
+                    if board is not None:
+                        board.add(log._asdict())
                 on_step(log)
                 if self._judge is not None and (self.step % self._judge.config.every == 0 or last):
                     self._evaluate(self._judge)
