@@ -33,6 +33,9 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--adapter", metavar="DIR", help="a LoRA adapter for it, as gesso train or PEFT writes them"
     )
+    parser.add_argument(
+        "--quantize", metavar="FORMAT", help="hold the weights as fp8, nvfp4 or int4"
+    )
     parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, ...")
     parser.add_argument("--dtype", default="auto", help="auto (default), float32 or bfloat16")
     parser.add_argument(
@@ -82,6 +85,7 @@ def load_model(args: argparse.Namespace) -> DiffusionGemma:
     return load(
         args.model,
         adapter=args.adapter,
+        quantize=args.quantize,
         device=args.device,
         dtype=args.dtype,
         compile=args.compile,

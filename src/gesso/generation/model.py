@@ -19,6 +19,7 @@ from gesso.generation.events import CanvasEvent, End, Result
 from gesso.generation.loop import generate_events
 from gesso.generation.request import Parameters, Request, make_request
 from gesso.model.network import Network
+from gesso.model.quantize import SCHEMES, quantize_network
 from gesso.processor import Processor
 
 Prompt = str | Sequence[Mapping[str, Any]]
@@ -170,14 +171,17 @@ def load(
     dtype: str = "auto",
     revision: str | None = None,
     adapter: str | Path | None = None,
+    quantize: str | None = None,
     compile: bool = False,
 ) -> DiffusionGemma:
     """A checkpoint: "tiny" (comes with the package), a folder, or a hub id.
 
     device: "auto" takes a GPU when there is one. dtype: "float32", "bfloat16" or "auto": float32
     on a CPU, the checkpoint's own elsewhere. adapter: a folder with a LoRA adapter in PEFT's
-    format, merged into the weights. compile: spend half a minute now, and half the time
-    on every canvas after that; on a CPU with a C++ compiler. ValueError names what is wrong.
+    format, merged into the weights. quantize: "fp8", "nvfp4" or "int4": keep the experts in that
+    format and the other linear maps in FP8; for memory, no faster yet. compile: spend half a
+    minute now, and half the time on every canvas after that; on a CPU with a C++ compiler.
+    ValueError names what is wrong.
     """
     folder = resolve(source, revision=revision)
     place = pick_device(device)
@@ -185,9 +189,13 @@ def load(
         raise ValueError(
             f"compile: only for the CPU so far, and the device is {place}; leave it out"
         )
+    if quantize is not None and quantize not in SCHEMES:
+        raise ValueError(f"quantize: got {quantize!r}; expected one of {', '.join(SCHEMES)}")
     network = load_network(folder, dtype=_dtype(dtype, place), device=place)
     if adapter is not None:
         merge_adapter(network, Path(adapter))
+    if quantize is not None:
+        quantize_network(network, SCHEMES[quantize])
     processor, generation = Processor.load(folder), read_generation_config(folder)
     if not compile:
         return DiffusionGemma(network.eval(), processor, generation)

@@ -1,0 +1,64 @@
+"""Modules whose weights are stored in few bits and made wide for each product.
+
+This is the definition, and what runs on a CPU; it saves memory and not time.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gesso.kernels.experts import LowRank, experts
+from gesso.quant.formats import Format
+
+
+class _Stored(nn.Module):
+    """The tensors that stand for one weight."""
+
+    def __init__(self, weight: Tensor, form: Format) -> None:
+        super().__init__()
+        self.form = form
+        self.shape = weight.shape
+        for name, tensor in form.quantize(weight.detach()).items():
+            self.register_buffer(name, tensor)
+
+    def wide(self, dtype: torch.dtype) -> Tensor:
+        return self.form.dequantize(dict(self.named_buffers()), dtype)
+
+
+class QuantLinear(nn.Module):
+    """In place of a linear map without bias."""
+
+    def __init__(self, weight: Tensor, form: Format) -> None:
+        super().__init__()
+        self.stored = _Stored(weight, form)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (..., in) -> (..., out), the product in the dtype of x."""
+        return F.linear(x, self.stored.wide(x.dtype))
+
+
+class StackedExperts(Protocol):
+    """What a layer's experts are: gate and up (E, 2F, M), down (E, M, F)."""
+
+    gate_up: nn.Parameter
+    down: nn.Parameter
+
+
+class QuantExperts(nn.Module):
+    """In place of a layer's experts."""
+
+    def __init__(self, base: StackedExperts, form: Format) -> None:
+        super().__init__()
+        self.gate_up = _Stored(base.gate_up, form)
+        self.down = _Stored(base.down, form)
+
+    def forward(
+        self, x: Tensor, index: Tensor, weight: Tensor, change: LowRank | None = None
+    ) -> Tensor:
+        """x (T, M), index and weight (T, k) -> (T, M)."""
+        gate_up, down = self.gate_up.wide(x.dtype), self.down.wide(x.dtype)
+        return experts(x, index, weight, gate_up, down, change)
