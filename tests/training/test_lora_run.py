@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 import gesso
 from gesso.checkpoint import load_network, merge_adapter
 from gesso.model.lora import LoraConfig
-from gesso.training.config import OptimizerConfig, TrainConfig
+from gesso.quant import QuantExperts
+from gesso.training.config import EvaluationConfig, OptimizerConfig, TrainConfig
 from gesso.training.trainer import Trainer
 from tests.cli.conftest import Run
 from tests.cli.conftest import checkpoint as checkpoint
@@ -62,6 +63,21 @@ def test_the_base_stays_and_the_adapter_is_what_the_network_computes(
             outputs.append(network.encode(ids, cache=network.new_cache(batch_size=1)))
     torch.testing.assert_close(outputs[0], outputs[1], rtol=0, atol=1e-4)
     assert float((outputs[1] - outputs[2]).abs().max()) > 1e-2
+
+
+def test_on_a_base_in_few_bits(config: TrainConfig, tmp_path: Path) -> None:
+    """The adapter is shipped as ever, and its judge sees what was trained."""
+    judged = EvaluationConfig(task="brackets", every=2, n=2)
+    config = replace(config, quantize="nvfp4", evaluation=judged, steps=2)
+    trainer = Trainer(config, tmp_path / "run")
+    trainer.run()
+    assert any(isinstance(module, QuantExperts) for module in trainer.network.modules())
+    shipped = load_file(tmp_path / "run" / "adapter" / "adapter_model.safetensors")
+    assert all(tensor.dtype == torch.float32 for tensor in shipped.values())
+    assert (tmp_path / "run" / "accuracy.jsonl").read_text().count("\n") == 1
+    merge_adapter(load_network(config.base, dtype=torch.float32), tmp_path / "run" / "adapter")
+    with pytest.raises(ValueError, match=r"quantize: got 'nvfp4'; .* and lora with it"):
+        replace(config, lora=None)
 
 
 def test_an_adapter_s_run_resumes(config: TrainConfig, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from gesso.kernels.experts import LowRank
 from gesso.model.moe import Experts
 from gesso.model.network import Network
+from gesso.quant import QuantExperts, QuantLinear
 
 # What can be adapted, by the names of modules; the image encoder has no adapters.
 TARGETS = {
@@ -55,10 +56,10 @@ class LoraConfig:
 class LoraLinear(nn.Module):
     """base(x) + scale * b (a x); weight_a (r, in), weight_b (out, r)."""
 
-    def __init__(self, base: nn.Linear, config: LoraConfig) -> None:
+    def __init__(self, base: nn.Linear | QuantLinear, config: LoraConfig, *, like: Tensor) -> None:
         super().__init__()
         self.base, self.scale = base, config.scale
-        self.weight_a, self.weight_b = _factors(base.weight, config.rank)
+        self.weight_a, self.weight_b = _factors(base.weight.shape, config.rank, like)
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.base(x)
@@ -68,11 +69,11 @@ class LoraLinear(nn.Module):
 class LoraExperts(nn.Module):
     """All experts of a layer, each with a change of its own (shapes: `LowRank`)."""
 
-    def __init__(self, base: Experts, config: LoraConfig) -> None:
+    def __init__(self, base: Experts | QuantExperts, config: LoraConfig, *, like: Tensor) -> None:
         super().__init__()
         self.base, self.scale = base, config.scale
-        self.gate_up_a, self.gate_up_b = _factors(base.gate_up, config.rank)
-        self.down_a, self.down_b = _factors(base.down, config.rank)
+        self.gate_up_a, self.gate_up_b = _factors(base.gate_up.shape, config.rank, like)
+        self.down_a, self.down_b = _factors(base.down.shape, config.rank, like)
 
     def forward(self, x: Tensor, index: Tensor, weight: Tensor) -> Tensor:
         factors = (self.gate_up_a, self.gate_up_b, self.down_a, self.down_b)
@@ -80,17 +81,18 @@ class LoraExperts(nn.Module):
         return y
 
 
-def _factors(weight: Tensor, rank: int) -> tuple[nn.Parameter, nn.Parameter]:
+def _factors(shape: torch.Size, rank: int, like: Tensor) -> tuple[nn.Parameter, nn.Parameter]:
     """For a weight (..., out, in): a (..., r, in), not yet drawn, and b (..., out, r) of zeros."""
-    *experts, out, inner = weight.shape
-    a, b = weight.new_empty(*experts, rank, inner), weight.new_zeros(*experts, out, rank)
+    *experts, out, inner = shape
+    a, b = like.new_empty(*experts, rank, inner), like.new_zeros(*experts, out, rank)
     return nn.Parameter(a), nn.Parameter(b)
 
 
 def add_adapter(network: Network, config: LoraConfig, *, seed: int = 0) -> None:
     """Freeze the network and give it an adapter to train, which at first changes nothing.
 
-    In place: the targets become `LoraLinear` and `LoraExperts`. Refuses a network that has one.
+    In place: the targets, be they quantized or not, become `LoraLinear` and `LoraExperts`, with
+    factors in the embedding's dtype. Refuses a network that has one.
     """
     if any(isinstance(module, LoraLinear | LoraExperts) for module in network.modules()):
         raise ValueError("the network has an adapter already; begin from the plain checkpoint")
@@ -99,11 +101,11 @@ def add_adapter(network: Network, config: LoraConfig, *, seed: int = 0) -> None:
     for name in list(targets_of(network, config)):
         base = network.get_submodule(name)
         adapted: LoraLinear | LoraExperts
-        if isinstance(base, Experts):
-            adapted = LoraExperts(base, config)
+        if isinstance(base, Experts | QuantExperts):
+            adapted = LoraExperts(base, config, like=network.embed.weight)
         else:
-            assert isinstance(base, nn.Linear)
-            adapted = LoraLinear(base, config)
+            assert isinstance(base, nn.Linear | QuantLinear)
+            adapted = LoraLinear(base, config, like=network.embed.weight)
         for leaf, parameter in adapted.named_parameters(recurse=False):
             if leaf.endswith("_a") and not parameter.is_meta:
                 # As PEFT: uniform with the variance 1 / (3 in); drawn on the CPU, so that a seed

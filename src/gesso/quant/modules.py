@@ -1,6 +1,7 @@
 """Modules whose weights are stored in few bits and made wide for each product.
 
-This is the definition, and what runs on a CPU; it saves memory and not time.
+This is the definition, and what runs on a CPU; it saves memory and not time. Gradients go through
+to the input; what was made wide is kept for them, unless activations are checkpointed.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from gesso.kernels.experts import LowRank, experts
 from gesso.quant.formats import Format
 
 
-class _Stored(nn.Module):
-    """The tensors that stand for one weight."""
+class Stored(nn.Module):
+    """The tensors that stand for one weight, of that `shape`."""
 
     def __init__(self, weight: Tensor, form: Format) -> None:
         super().__init__()
@@ -34,11 +35,11 @@ class QuantLinear(nn.Module):
 
     def __init__(self, weight: Tensor, form: Format) -> None:
         super().__init__()
-        self.stored = _Stored(weight, form)
+        self.weight = Stored(weight, form)
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., in) -> (..., out), the product in the dtype of x."""
-        return F.linear(x, self.stored.wide(x.dtype))
+        return F.linear(x, self.weight.wide(x.dtype))
 
 
 class StackedExperts(Protocol):
@@ -53,8 +54,8 @@ class QuantExperts(nn.Module):
 
     def __init__(self, base: StackedExperts, form: Format) -> None:
         super().__init__()
-        self.gate_up = _Stored(base.gate_up, form)
-        self.down = _Stored(base.down, form)
+        self.gate_up = Stored(base.gate_up, form)
+        self.down = Stored(base.down, form)
 
     def forward(
         self, x: Tensor, index: Tensor, weight: Tensor, change: LowRank | None = None

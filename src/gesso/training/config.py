@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 
 from gesso.config import GenerationConfig, ModelConfig
 from gesso.model.lora import LoraConfig
+from gesso.model.quantize import SCHEMES
 
 Method = Literal["adamw", "muon"]
 
@@ -128,7 +129,8 @@ class TrainConfig:
     """One run. `model` starts from random weights, `base` from a checkpoint: a folder or a hub id.
     With a base, `model` is the shape that it must have, and spares a dry run the download.
 
-    lora: leave the base as it is and train an adapter of this shape. evaluation: judge while
+    lora: leave the base as it is and train an adapter of this shape. quantize: hold that base as
+    "fp8", "nvfp4" or "int4" meanwhile (QLoRA, arXiv 2305.14314). evaluation: judge while
     training, and keep what was judged best. processor: folder or hub id with the tokenizer and
     the chat template, copied into the checkpoint. tasks: name -> share of the examples. data: the
     same for the user's own: JSONL files, folders of text, or objects in memory, such as a
@@ -152,6 +154,7 @@ class TrainConfig:
     model: ModelConfig | None = None
     base: str | Path | None = None
     lora: LoraConfig | None = None
+    quantize: str | None = None
     evaluation: EvaluationConfig | None = None
     generation: GenerationConfig = field(default_factory=GenerationConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
@@ -172,6 +175,11 @@ class TrainConfig:
             )
         if self.lora is not None and self.base is None:
             raise ValueError("lora: an adapter belongs to a checkpoint; give base instead of model")
+        if self.quantize is not None and (self.lora is None or self.quantize not in SCHEMES):
+            raise ValueError(
+                f"quantize: got {self.quantize!r}; expected one of {', '.join(SCHEMES)}, and lora "
+                "with it: weights in few bits cannot be trained themselves"
+            )
         shares = [*self.tasks.values(), *self.data.values()]
         if not shares or min(shares) <= 0:
             raise ValueError(

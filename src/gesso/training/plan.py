@@ -15,15 +15,14 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from gesso.checkpoint import read_config, resolve
-from gesso.config import ModelConfig
+from gesso.checkpoint import resolve
 from gesso.environment import pick_device
 from gesso.kernels.cross_entropy import cross_entropy
-from gesso.model.lora import add_adapter
 from gesso.model.network import Network, parameter_count
 from gesso.processor import Processor
 from gesso.training.config import ObjectiveConfig, TrainConfig
 from gesso.training.mixture import mix
+from gesso.training.start import shape_of, skeleton
 
 # How many batches are looked at for the length of a row.
 _BATCHES = 8
@@ -54,14 +53,6 @@ class Plan:
     flops: int
 
 
-def shape_of(config: TrainConfig) -> ModelConfig:
-    """The recipe's own, or its base's, of which only the description is fetched."""
-    if config.model is not None:
-        return config.model
-    assert config.base is not None
-    return read_config(resolve(config.base, weights=False))
-
-
 def rows_of(config: TrainConfig) -> Rows:
     """The mean row of the first batches. ValueError when the processor cannot be fetched."""
     model = shape_of(config)
@@ -79,10 +70,8 @@ def plan(config: TrainConfig, rows: Rows, *, processes: int = 1) -> Plan:
     """For batches of such rows, without the weights."""
     dtype = getattr(torch, config.dtype)
     with torch.device("meta"):
-        network = Network(shape_of(config)).to(dtype)
-        parameters = parameter_count(network)
-        if config.lora is not None:
-            add_adapter(network, config.lora)
+        parameters = parameter_count(Network(shape_of(config)))
+    network = skeleton(config)
     network.checkpoint_activations = config.checkpoint_activations
     trained = [p for p in network.parameters() if p.requires_grad]
     part = -(-rows.count // (processes * config.accumulate))

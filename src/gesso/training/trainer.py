@@ -16,10 +16,7 @@ from typing import NamedTuple
 import torch
 from safetensors.torch import load_file, save_file
 
-from gesso.checkpoint import load_network, resolve, save_adapter, save_checkpoint
-from gesso.environment import pick_device
-from gesso.model.init import new_network
-from gesso.model.lora import add_adapter
+from gesso.checkpoint import resolve, save_adapter, save_checkpoint
 from gesso.model.network import Network
 from gesso.processor import Processor
 from gesso.training.config import TrainConfig
@@ -31,6 +28,7 @@ from gesso.training.objective import Losses, draw_noise, training_loss, unscored
 from gesso.training.plot import plot_run
 from gesso.training.processes import Processes
 from gesso.training.sharding import Sharding
+from gesso.training.start import skeleton, start
 from gesso.training.weights import MasterWeights, learning_rate
 
 
@@ -59,7 +57,7 @@ class Trainer:
         self._processor_folder = resolve(config.processor, weights=False)
         self.processor = Processor.load(self._processor_folder)
         torch.manual_seed(config.seed)
-        self.network = _start(config)
+        self.network = start(config)
         self.network.checkpoint_activations = config.checkpoint_activations
         self._sharding = Sharding(
             self.network, self.processes, expert_parallel=config.expert_parallel
@@ -164,10 +162,7 @@ class Trainer:
         averaged = self._weights.averaged()
         if not self.processes.first:
             return None
-        with torch.device("meta"):
-            network = Network(self.network.config)
-            if self.config.lora is not None:
-                add_adapter(network, self.config.lora)
+        network = skeleton(self.config)
         trained = {name: t.to(weights[name].dtype, copy=True) for name, t in averaged.items()}
         network.load_state_dict({**weights, **trained}, assign=True)
         return network
@@ -252,19 +247,8 @@ def _check_processes(config: TrainConfig, processes: Processes) -> None:
             "method: muon needs whole matrices, and several processes have pieces of them; "
             "choose adamw"
         )
-
-
-def _start(config: TrainConfig) -> Network:
-    dtype, device = getattr(torch, config.dtype), pick_device(config.device)
-    if config.base is not None:
-        network = load_network(resolve(config.base), dtype=dtype, device=device)
-        if config.model is not None and config.model.text != network.config.text:
-            raise ValueError(
-                f"base: {config.base} has not the shape that the recipe's model says; "
-                "correct the recipe, or leave model out"
-            )
-        if config.lora is not None:
-            add_adapter(network, config.lora, seed=config.seed)
-        return network
-    assert config.model is not None
-    return new_network(config.model, seed=config.seed).to(device=device, dtype=dtype)
+    if config.quantize is not None:
+        raise ValueError(
+            "quantize: a base in few bits is not sharded over processes yet; "
+            "leave it out, or use one process"
+        )

@@ -1,0 +1,54 @@
+"""The network that a recipe begins with."""
+
+from __future__ import annotations
+
+import torch
+
+from gesso.checkpoint import load_network, read_config, resolve
+from gesso.config import ModelConfig
+from gesso.environment import pick_device
+from gesso.model.init import new_network
+from gesso.model.lora import add_adapter
+from gesso.model.network import Network
+from gesso.model.quantize import SCHEMES, quantize_network
+from gesso.training.config import TrainConfig
+
+
+def start(config: TrainConfig) -> Network:
+    """Random, or the base's weights, with the adapter and in the form that the recipe asks for."""
+    dtype, device = getattr(torch, config.dtype), pick_device(config.device)
+    if config.base is None:
+        assert config.model is not None
+        return new_network(config.model, seed=config.seed).to(device=device, dtype=dtype)
+    network = load_network(resolve(config.base), dtype=dtype, device=device)
+    if config.model is not None and config.model.text != network.config.text:
+        raise ValueError(
+            f"base: {config.base} has not the shape that the recipe's model says; "
+            "correct the recipe, or leave model out"
+        )
+    prepare(network, config)
+    return network
+
+
+def skeleton(config: TrainConfig) -> Network:
+    """The same without its values, on the meta device."""
+    with torch.device("meta"):
+        network = Network(shape_of(config)).to(getattr(torch, config.dtype))
+    prepare(network, config)
+    return network
+
+
+def shape_of(config: TrainConfig) -> ModelConfig:
+    """The recipe's own, or its base's, of which only the description is fetched."""
+    if config.model is not None:
+        return config.model
+    assert config.base is not None
+    return read_config(resolve(config.base, weights=False))
+
+
+def prepare(network: Network, config: TrainConfig) -> None:
+    """What is done to a base before it is trained."""
+    if config.quantize is not None:
+        quantize_network(network, SCHEMES[config.quantize])
+    if config.lora is not None:
+        add_adapter(network, config.lora, seed=config.seed)
