@@ -38,7 +38,6 @@ def test_version(run: Run) -> None:
         (["generate", "x", "--colour"], "--colour"),
         (["generate", "x", "--seed", "much"], "'much'"),
         (["generate", "x", "--mode", "magic"], "magic"),
-        (["train", "recipe.py"], "--out"),
         (["train", "recipe.py", "--out", "x", "--fresh", "--resume"], "--resume"),
         (["bench"], "generate"),
         (["eval"], "TASK"),

@@ -67,14 +67,16 @@ def losses(folder: Path) -> list[list[float]]:
     ]
 
 
-def assert_close(folder: Path, other: Path) -> None:
+def assert_close(folder: Path, other: Path, *, atol: float = CLOSE["atol"]) -> None:
     torch.testing.assert_close(
         torch.tensor(losses(folder)), torch.tensor(losses(other)), rtol=1e-4, atol=1e-6
     )
     state, expected = (load_file(f / "state.safetensors") for f in (folder, other))
     assert state.keys() == expected.keys()
     for name, tensor in expected.items():
-        torch.testing.assert_close(state[name], tensor, msg=lambda m, n=name: f"{n}: {m}", **CLOSE)
+        torch.testing.assert_close(
+            state[name], tensor, msg=lambda m, n=name: f"{n}: {m}", rtol=CLOSE["rtol"], atol=atol
+        )
 
 
 @pytest.fixture(scope="module")
@@ -103,13 +105,16 @@ def test_two_processes_train_as_one_does(runs: Path, name: str) -> None:
 
 
 def test_adapters_too(runs: Path) -> None:
-    assert_close(runs / "adapter", runs / "one-adapter")
+    # Half of the factors begin at 0, so the others' first gradients are rounding, which Adam makes
+    # steps of the learning rate's size of: 3e-3, of which this is a thirtieth.
+    atol = 1e-4
+    assert_close(runs / "adapter", runs / "one-adapter", atol=atol)
     ours, expected = (
         load_file(runs / name / "adapter" / "adapter_model.safetensors")
         for name in ("adapter", "one-adapter")
     )
     for name, tensor in expected.items():
-        torch.testing.assert_close(ours[name], tensor, **CLOSE)
+        torch.testing.assert_close(ours[name], tensor, rtol=CLOSE["rtol"], atol=atol)
 
 
 def test_one_process_resumes_what_two_began(runs: Path) -> None:

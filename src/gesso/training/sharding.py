@@ -40,9 +40,9 @@ class Sharding:
         self._experts = expert_parallel
         self._expert_names: set[str] = set()
         self._shapes = {name: p.shape for name, p in network.named_parameters()}
-        _check(network, processes, expert_parallel)
-        if processes.size == 1:
+        if processes.size == expert_parallel == 1:
             return
+        _check(network, processes, expert_parallel)
         device = network.device.type
         everyone = init_device_mesh(device, (processes.size,))
         grid = init_device_mesh(
