@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 import gesso
 from gesso.checkpoint import load_network, merge_adapter
+from gesso.config import GenerationConfig
 from gesso.model.lora import LoraConfig
 from gesso.quant import QuantExperts
 from gesso.training.config import EvaluationConfig, OptimizerConfig, TrainConfig
@@ -68,7 +69,8 @@ def test_the_base_stays_and_the_adapter_is_what_the_network_computes(
 def test_on_a_base_in_few_bits(config: TrainConfig, tmp_path: Path) -> None:
     """The adapter is shipped as ever, and its judge sees what was trained."""
     judged = EvaluationConfig(task="brackets", every=2, n=2)
-    config = replace(config, quantize="nvfp4", evaluation=judged, steps=2)
+    short = GenerationConfig(max_new_tokens=5, max_denoising_steps=2)
+    config = replace(config, quantize="nvfp4", evaluation=judged, steps=2, generation=short)
     trainer = Trainer(config, tmp_path / "run")
     trainer.run()
     assert any(isinstance(module, QuantExperts) for module in trainer.network.modules())
