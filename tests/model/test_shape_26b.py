@@ -6,6 +6,7 @@ import torch
 from gesso.checkpoint.names import published_name
 from gesso.config import ModelConfig
 from gesso.model.network import Network, parameter_count
+from recipes import released
 
 # The released config.json, as far as it shapes a tensor (model-spec §1).
 CONFIG = dict(
@@ -148,6 +149,10 @@ def test_names_and_shapes(network: Network) -> None:
     ours = {published_name(name): tuple(t.shape) for name, t in network.state_dict().items()}
     assert ours == published_shapes()
     assert len(ours) == 1047
+
+
+def test_the_recipes_know_the_same_shape() -> None:
+    assert ModelConfig.parse(CONFIG) == released.SHAPE
 
 
 def test_counts(network: Network) -> None:

@@ -14,8 +14,6 @@ from gesso.quant import FP8, INT4, NVFP4, Format
 from gesso.quant.formats import E2M1, _e2m1_codes, _pack, _unpack
 
 FORMATS: dict[str, Format] = {"fp8": FP8(), "nvfp4": NVFP4(), "int4": INT4()}
-# Half the distance of neighbours over the larger: 3 bits after the point, 1 bit, and 7 levels.
-ERROR = {"fp8": 2**-4, "nvfp4": 0.25, "int4": 0.5}
 
 
 def weights(*shape: int, seed: int = 0, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:

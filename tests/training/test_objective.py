@@ -453,7 +453,7 @@ class RecordedDraws:
         self.noise, self.row = noise, row
 
     def initial(self, canvas: int) -> Tensor:
-        raise NotImplementedError
+        raise AssertionError("the first canvas is given")
 
     def sample(self, probabilities: Tensor, *, canvas: int, step: int) -> Tensor:
         return invert_cumulative(probabilities, self.noise.sample[self.row, step][None])

@@ -15,11 +15,12 @@ from gesso.config import ModelConfig
 from gesso.kernels import experts as experts_module
 from gesso.model.init import new_network
 from gesso.model.lora import LoraConfig
+from gesso.processor import Processor
 from gesso.training import plan as module
 from gesso.training.config import ObjectiveConfig, OptimizerConfig, TrainConfig
 from gesso.training.data import collate
 from gesso.training.objective import draw_noise, training_loss
-from gesso.training.plan import Plan, Rows, plan, rows_of
+from gesso.training.plan import Plan, Rows, plan, report, rows_of
 from gesso.training.sources import Row
 
 TINY = Path(gesso.__file__).parent / "assets" / "tiny"
@@ -106,7 +107,7 @@ def test_an_adapter_keeps_little(config: TrainConfig) -> None:
 
 
 def test_rows_are_those_of_the_data(config: TrainConfig) -> None:
-    rows = rows_of(config)
+    rows = rows_of(config, Processor.load(TINY))
     assert rows.count == 4
     assert rows.canvases == 1
     assert 10 < rows.prompt < 60
@@ -146,6 +147,13 @@ def test_dry_run(
     assert f"{found['parameters']:,}" in shown
     assert ("the prompt's length is assumed" in shown) != known
     assert [p.name for p in tmp_path.iterdir()] == ["recipe.py"]
+
+
+def test_bad_data_is_no_missing_tokenizer(config: TrainConfig, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text('{"prompt": "a"}\n')
+    with pytest.raises(ValueError, match=r"bad\.jsonl"):
+        report(replace(config, tasks={}, data={bad: 1.0}))
 
 
 @pytest.mark.parametrize(

@@ -178,7 +178,9 @@ def test_another_recipe_is_refused(
     assert other.step == 0
 
 
-def test_the_loss_goes_down(config: TrainConfig, tmp_path: Path) -> None:
+def test_the_loss_goes_down(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """On one batch again and again, to less than half. At the start the causal pass knows nothing,
     ln(vocabulary) is 7.8; the denoiser already leans towards the token that it sees."""
     config = replace(
@@ -187,7 +189,7 @@ def test_the_loss_goes_down(config: TrainConfig, tmp_path: Path) -> None:
     )  # fmt: skip
     trainer, losses = Trainer(config, tmp_path), []
     batch = trainer._data.batch(0)
-    trainer._data.batch = lambda step: batch  # type: ignore[method-assign]
+    monkeypatch.setattr(trainer._data, "batch", lambda step: batch)
     trainer.run(on_step=lambda log: losses.append((log.denoise, log.causal)))
     first, last = (torch.tensor(part).mean(0) for part in (losses[:2], losses[-5:]))
     assert first[1] > 7

@@ -126,22 +126,27 @@ class EvaluationConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """One run. `model` starts from random weights, `base` from a checkpoint: a folder or a hub id.
-    With a base, `model` is the shape that it must have, and spares a dry run the download.
+    """One run.
 
-    lora: leave the base as it is and train an adapter of this shape. quantize: hold that base as
-    "fp8", "nvfp4" or "int4" meanwhile (QLoRA, arXiv 2305.14314). evaluation: judge while
-    training, and keep what was judged best. processor: folder or hub id with the tokenizer and
-    the chat template, copied into the checkpoint. tasks: name -> share of the examples. data: the
-    same for the user's own: JSONL files, folders of text, or objects in memory, such as a
-    `datasets.Dataset`; skip_bad: leave out what is bad in them instead of refusing all.
-    tensorboard: write the log for it too, into `tensorboard/`. batch_size in examples; dtype of
-    the working copy of the weights, whose masters and moments stay in float32. device: "auto"
-    takes a GPU when there is one. accumulate: a batch goes through the network in so many parts,
-    for memory's sake; losses and gradients are those of the whole. checkpoint_activations: keep
-    the layers' inputs alone for the gradient and compute the rest again: the same gradients from
-    less memory, for a third more time. expert_parallel: over how many of torchrun's processes the
-    experts are spread; the other weights are sharded over all. save_every and log_every in steps.
+    model: start from random weights of this shape. base: start from a checkpoint, a folder or a
+    hub id; `model` is then the shape that it must have, and spares a dry run the download.
+    lora: leave the base as it is and train an adapter of this shape.
+    quantize: hold that base as "fp8", "nvfp4" or "int4" meanwhile (QLoRA, arXiv 2305.14314).
+    processor: folder or hub id with tokenizer and chat template, copied into the checkpoint.
+    tasks: name -> share of the examples. data: the same for the user's own: JSONL files, folders
+    of text, or objects in memory, such as a `datasets.Dataset`. skip_bad: leave out what is bad
+    in them instead of refusing all.
+    evaluation: judge while training, and keep what was judged best.
+    generation: the defaults that the checkpoint will have.
+    dtype: of the working copy of the weights; masters and moments stay in float32.
+    device: "auto" takes a GPU when there is one.
+    batch_size: in examples. accumulate: a batch goes through the network in so many parts, for
+    memory's sake; losses and gradients are those of the whole.
+    checkpoint_activations: keep the layers' inputs alone for the gradient and compute the rest
+    again: the same gradients, from less memory and in more time.
+    expert_parallel: over how many of torchrun's processes the experts are spread; the other
+    weights are sharded over all.
+    save_every, log_every: in steps. tensorboard: write the log for it too, into `tensorboard/`.
     """
 
     steps: int

@@ -8,7 +8,7 @@ as the operator that keeps its weights; a fused one keeps less.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from gesso.checkpoint import resolve
 from gesso.environment import pick_device
 from gesso.kernels.cross_entropy import cross_entropy
 from gesso.model.network import Network, parameter_count
+from gesso.model.quantize import stored_bytes
 from gesso.processor import Processor
 from gesso.training.config import ObjectiveConfig, TrainConfig
 from gesso.training.mixture import mix
@@ -48,16 +49,13 @@ class Plan:
 
     parameters: int
     trained: int
-    rows: Rows
     memory: dict[str, int]
     flops: int
 
 
-def rows_of(config: TrainConfig) -> Rows:
-    """The mean row of the first batches. ValueError when the processor cannot be fetched."""
-    model = shape_of(config)
-    processor = Processor.load(resolve(config.processor, weights=False))
-    data, _ = mix(config, processor, model)
+def rows_of(config: TrainConfig, processor: Processor) -> Rows:
+    """The mean row of the first batches."""
+    data, _ = mix(config, processor, shape_of(config))
     batches = [data.batch(step) for step in range(_BATCHES)]
     prompt, canvases = (
         -(-int(sum(lengths.sum() for lengths in column)) // (_BATCHES * config.batch_size))
@@ -75,27 +73,25 @@ def plan(config: TrainConfig, rows: Rows, *, processes: int = 1) -> Plan:
     network.checkpoint_activations = config.checkpoint_activations
     trained = [p for p in network.parameters() if p.requires_grad]
     part = -(-rows.count // (processes * config.accumulate))
-    step = _run(network, config.objective, Rows(**{**vars(rows), "count": part}))
+    step = _run(network, config.objective, replace(rows, count=part))
     parts = rows.count / part
     elements, width = sum(p.numel() for p in trained), dtype.itemsize
-    held = sum(t.numel() * t.element_size() for t in network.state_dict().values())
     moments = 1 if config.optimizer.method == "muon" else 2
     canvas = network.config.canvas_length * network.config.text.vocab_size
-    first = config.objective.self_conditioning if config.objective.draws else 0
+    looks = bool(config.objective.draws and config.objective.self_conditioning)
     memory = {
-        "weights": held // processes,
+        "weights": stored_bytes(network) // processes,
         # The layer at work, the one fetched ahead, and what lies outside of layers.
         "weights fetched": _fetched(network, width) if processes > 1 else 0,
         "gradients": elements * (width + 4) // processes,
         "masters, average, moments": elements * 4 * (2 + moments) // processes,
         "activations": step.kept,
         "one layer again": step.layer if config.checkpoint_activations else 0,
-        "logits": int(first > 0) * _LOGITS * 4 * part * canvas,
+        "logits": looks * _LOGITS * 4 * part * canvas,
     }
     return Plan(
         parameters=parameters,
         trained=elements,
-        rows=rows,
         memory=memory,
         flops=int(step.flops * parts),
     )
@@ -105,10 +101,12 @@ def report(config: TrainConfig) -> dict[str, Any]:
     """Plans for one process and for eight, and the least time here; serialises to JSON."""
     assumed = None
     try:
-        rows = rows_of(config)
+        folder = resolve(config.processor, weights=False)
     except ValueError as error:
         rows = Rows(count=config.batch_size, prompt=_UNKNOWN_PROMPT, canvases=1)
         assumed = str(error)
+    else:
+        rows = rows_of(config, Processor.load(folder))
     plans = {n: plan(config, rows, processes=n) for n in (1, 8) if rows.count >= n}
     one = plans[1]
     device = pick_device(config.device)

@@ -44,16 +44,14 @@ class Processes:
 
     def mean(self, values: Tensor) -> Tensor:
         """Values on the CPU, averaged over the processes."""
+        return self.sum(values) / self.size
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Values, added up over the processes."""
         if self.size > 1:
             values = values.clone()
             dist.all_reduce(values)
-            values /= self.size
         return values
-
-    def sum(self, value: Tensor) -> Tensor:
-        if self.size > 1:
-            dist.all_reduce(value)
-        return value
 
     def any(self, flag: bool) -> bool:
         return bool(self.mean(torch.tensor(float(flag))) > 0)

@@ -23,7 +23,7 @@ from torch.distributed.tensor import DTensor
 
 from gesso.kernels.experts import combine, group_by_expert
 from gesso.model.lora import LoraExperts
-from gesso.model.moe import Experts
+from gesso.model.moe import Exchange, Experts
 from gesso.model.network import Network
 from gesso.training.processes import Processes
 
@@ -162,7 +162,7 @@ def _join(piece: Tensor, group: dist.ProcessGroup | None, *, rows: int, size: in
     return torch.cat(joined)[:rows]
 
 
-def _exchange(group: dist.ProcessGroup, *, size: int) -> Callable[..., Tensor]:
+def _exchange(group: dist.ProcessGroup, *, size: int) -> Exchange:
     """What sends each token to the processes of its experts, and brings back what they say."""
 
     def exchange(

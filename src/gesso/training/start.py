@@ -26,7 +26,7 @@ def start(config: TrainConfig) -> Network:
             f"base: {config.base} has not the shape that the recipe's model says; "
             "correct the recipe, or leave model out"
         )
-    prepare(network, config)
+    _prepare(network, config)
     return network
 
 
@@ -34,7 +34,7 @@ def skeleton(config: TrainConfig) -> Network:
     """The same without its values, on the meta device."""
     with torch.device("meta"):
         network = Network(shape_of(config)).to(getattr(torch, config.dtype))
-    prepare(network, config)
+    _prepare(network, config)
     return network
 
 
@@ -46,7 +46,7 @@ def shape_of(config: TrainConfig) -> ModelConfig:
     return read_config(resolve(config.base, weights=False))
 
 
-def prepare(network: Network, config: TrainConfig) -> None:
+def _prepare(network: Network, config: TrainConfig) -> None:
     """What is done to a base before it is trained."""
     if config.quantize is not None:
         quantize_network(network, SCHEMES[config.quantize])
