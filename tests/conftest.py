@@ -2,18 +2,22 @@
 
 from collections.abc import Callable, Iterator
 from copy import deepcopy
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from gesso.config import ModelConfig
+from gesso.config import GenerationConfig, ModelConfig
+from gesso.generation.model import DiffusionGemma
 from gesso.model.network import Network
+from gesso.processor import Processor
 
 torch.set_num_threads(1)
 
 REFERENCE = Path(__file__).parent / "fixtures" / "reference"
+TINY = Path(str(resources.files("gesso") / "assets" / "tiny"))
 
 TEXT = dict(
     vocab_size=96,
@@ -88,6 +92,18 @@ def make_network(raw_config: Callable[..., dict[str, Any]]) -> Callable[..., Net
         return network
 
     return make
+
+
+@pytest.fixture(scope="session")
+def processor() -> Processor:
+    return Processor.load(TINY)
+
+
+@pytest.fixture
+def dg(make_network: Callable[..., Network], processor: Processor) -> DiffusionGemma:
+    """Canvas of 5, window of 6, context of 512: it writes nonsense, but by all the rules."""
+    generation = GenerationConfig(max_denoising_steps=3, eos_token_ids=(1, 16))
+    return DiffusionGemma(make_network(vocab_size=2560, vision=False), processor, generation)
 
 
 @pytest.fixture

@@ -15,6 +15,8 @@ from torch import Tensor
 
 from gesso.config import TextConfig
 
+LayerColumns = tuple[Tensor, Tensor]
+
 
 class KVCache:
     """Columns 0 .. length-1 of a batch, one (keys, values) pair a layer.
@@ -29,7 +31,7 @@ class KVCache:
         self.length = 0
         self.mask: Tensor | None = None
         self._trim = trim
-        self._layers: list[tuple[Tensor, Tensor] | None] = [None] * config.num_layers
+        self._layers: list[LayerColumns | None] = [None] * config.num_layers
 
     def layer(self, index: int) -> tuple[Tensor, Tensor]:
         """(keys, values) of a layer, each (B, K, kept, D). ValueError while nothing is encoded."""
@@ -53,9 +55,56 @@ class KVCache:
         ]
         return chosen
 
+    def prefix(self, length: int, tail: Sequence[LayerColumns | None] = ()) -> KVCache | None:
+        """A cache of the first `length` columns, which shares this one's memory.
+
+        None where a sliding layer no longer holds the window before that column. tail: what
+        `tail` gave when the cache was that long.
+        """
+        assert self.mask is None, "columns of padded rows stand at different places"
+        shorter = KVCache(self.config, batch_size=self.batch_size, trim=self._trim)
+        shorter.length = length
+        for index, kept in enumerate(self._layers):
+            first = self.length - self.kept(index)
+            wanted = 0 if first == 0 else max(0, length - self.config.sliding_window + 1)
+            if length < self.length and tail and tail[index] is not None:
+                shorter._layers[index] = tail[index]
+            elif kept is None or length > self.length or wanted < first:
+                return None
+            else:
+                columns = slice(wanted - first, length - first)
+                shorter._layers[index] = kept[0][:, :, columns], kept[1][:, :, columns]
+        return shorter
+
+    def tail(self) -> list[LayerColumns | None]:
+        """Layer by layer the columns that a longer cache will have dropped; None where it keeps
+        them."""
+        return [
+            None if self.config.is_full(index) else kept for index, kept in enumerate(self._layers)
+        ]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(t.numel() * t.element_size() for kept in self._layers for t in kept or ())
+
+
+def cache_bytes(config: TextConfig, columns: int, dtype: torch.dtype) -> int:
+    """Of one row's keys and values of so many columns, trimmed."""
+    total = 0
+    for index in range(config.num_layers):
+        heads, dim = config.heads(index)
+        kept = columns if config.is_full(index) else min(columns, config.sliding_window - 1)
+        total += 2 * heads * dim * kept
+    return total * dtype.itemsize
+
 
 def stack(caches: Sequence[KVCache]) -> KVCache:
-    """One cache of single-row caches, shorter rows padded on the left with masked columns."""
+    """One cache of single-row caches, shorter rows padded on the left with masked columns.
+
+    One alone is given back as it is.
+    """
+    if len(caches) == 1:
+        return caches[0]
     longest = max(cache.length for cache in caches)
     joined = KVCache(caches[0].config, batch_size=len(caches))
     joined.length = longest
@@ -82,7 +131,7 @@ class CacheWriter:
         self.cache = cache
         self.columns = columns
         self._old = list(cache._layers)
-        self._new: list[tuple[Tensor, Tensor] | None] = [None] * cache.config.num_layers
+        self._new: list[LayerColumns | None] = [None] * cache.config.num_layers
         self._mask = _join_masks(cache, columns, mask)
 
     @property

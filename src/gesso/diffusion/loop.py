@@ -47,7 +47,7 @@ class Reading(NamedTuple):
 
 class Reader(Protocol):
     def __call__(
-        self, denoiser: Denoiser, tokens: Tensor, soft: Tensor | None, temperature: float
+        self, denoiser: Denoiser, tokens: Tensor, soft: Tensor | None, temperature: float | Tensor
     ) -> Reading:
         """As `read`, which is the definition."""
         ...
@@ -58,7 +58,7 @@ def read(
 ) -> Reading:
     """The costly part of a step, and the one that a faster engine replaces whole.
 
-    tokens (b, L), soft (b, L, M) or None; the temperature divides the logits.
+    tokens (b, L), soft (b, L, M) or None; the temperature, one or (b, 1, 1), divides the logits.
     """
     logits = denoiser(tokens, soft) / temperature  # (b, L, V)
     return Reading(believe(logits), denoiser.soft_embed(logits))
@@ -122,14 +122,7 @@ def denoise_canvas(
     Ends when every row is finished. interrupt: asked after each step which of the rows (b,) to
     finish as they stand, (b,) bool. reader: what stands in for `read`.
     """
-    tokens = draws.initial(canvas)  # (B, L)
-    state = CanvasState(
-        rows=torch.arange(len(tokens), device=tokens.device),
-        tokens=tokens,
-        soft=None,
-        step=0,
-        earlier=tokens.new_full((len(tokens), policy.stop.memory, tokens.shape[1]), -1),
-    )
+    state = begin(draws, policy, canvas=canvas)
     while len(state.rows):
         state, output = step(state, denoiser, draws, policy, canvas=canvas, reader=reader)
         if interrupt is not None:
@@ -138,6 +131,18 @@ def denoise_canvas(
         if bool(output.finished.any()):
             kept = (~output.finished).nonzero()[:, 0]
             state, denoiser, draws = state.select(kept), denoiser.select(kept), draws.select(kept)
+
+
+def begin(draws: Draws, policy: Policy, *, canvas: int) -> CanvasState:
+    """All rows' canvases as noise."""
+    tokens = draws.initial(canvas)  # (B, L)
+    return CanvasState(
+        rows=torch.arange(len(tokens), device=tokens.device),
+        tokens=tokens,
+        soft=None,
+        step=0,
+        earlier=tokens.new_full((len(tokens), policy.stop.memory, tokens.shape[1]), -1),
+    )
 
 
 def step(
@@ -149,9 +154,17 @@ def step(
     canvas: int,
     reader: Reader,
 ) -> tuple[CanvasState, StepOutput]:
-    """One denoising step: denoise, sample, accept, renoise, judge."""
+    """One denoising step: a look at the canvas, and what follows from it."""
     temperature = policy.temperature(state.step, policy.steps)
-    belief, soft = reader(denoiser, state.tokens, state.soft, temperature)
+    reading = reader(denoiser, state.tokens, state.soft, temperature)
+    return advance(state, reading, draws, policy, canvas=canvas)
+
+
+def advance(
+    state: CanvasState, reading: Reading, draws: Draws, policy: Policy, *, canvas: int
+) -> tuple[CanvasState, StepOutput]:
+    """The cheap part of a step: sample, accept, renoise, judge."""
+    belief, soft = reading
     accepted = policy.accept(belief.entropy)
     sampled = draws.sample(belief.probabilities, canvas=canvas, step=state.step)
     noise = draws.renoise(canvas=canvas, step=state.step)

@@ -34,12 +34,22 @@ class Answer:
         if self._first_draft is None:
             self._first_draft = self._elapsed()
 
-    def interrupted(self) -> bool:
-        """Whether the row should end now, cancelled or out of time; the answer then has ended."""
-        event, budget = self.request.cancelled, self.request.parameters.time_budget
+    def cancelled(self) -> bool:
+        """Whether nobody waits for it any more; the answer then has ended."""
+        event = self.request.cancelled
         if event is not None and event.is_set():
             self.finish_reason = "cancelled"
-        elif budget is not None and self._elapsed() >= budget:
+        return self.finish_reason == "cancelled"
+
+    def time_left(self) -> float | None:
+        """Seconds of the time budget; None when there is none."""
+        budget = self.request.parameters.time_budget
+        return None if budget is None else budget - self._elapsed()
+
+    def interrupted(self) -> bool:
+        """Whether the row should end now, cancelled or out of time; the answer then has ended."""
+        left = self.time_left()
+        if not self.cancelled() and left is not None and left <= 0:
             self.finish_reason = "time"
         return self.finish_reason is not None
 

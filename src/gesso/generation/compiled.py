@@ -42,7 +42,7 @@ def compiled_reader(network: Network) -> Reader:
     )
 
     def reader(
-        denoiser: Denoiser, tokens: Tensor, soft: Tensor | None, temperature: float
+        denoiser: Denoiser, tokens: Tensor, soft: Tensor | None, temperature: float | Tensor
     ) -> Reading:
         assert isinstance(denoiser, NetworkDenoiser)
         assert denoiser.network is network
@@ -56,7 +56,7 @@ def compiled_reader(network: Network) -> Reader:
             # The experts' groups are as long as the data says: that length becomes a variable.
             dynamo.patch(capture_scalar_outputs=True),
         ):
-            found = graph(denoiser, tokens, soft, torch.tensor(temperature))
+            found = graph(denoiser, tokens, soft, torch.as_tensor(temperature))
         assert isinstance(found, Reading)
         return found
 

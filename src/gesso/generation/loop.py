@@ -66,7 +66,7 @@ def generate_events(
             denoiser, draws, policy, canvas=canvas, interrupt=interrupt, reader=reader
         ):
             blocks[output.rows] = output.argmax
-            yield from _step_events(output, answers, canvas)
+            yield from step_events(output, answers, canvas=canvas)
         going = [i for i, answer in enumerate(answers) if answer.finish_reason is None]
         if not going:
             return
@@ -80,8 +80,8 @@ def generate_events(
         canvas += 1
 
 
-def _step_events(
-    output: StepOutput, answers: Sequence[Answer], canvas: int
+def step_events(
+    output: StepOutput, answers: Sequence[Answer], *, canvas: int
 ) -> Iterator[CanvasEvent]:
     """A draft for each row that took the step; commit and end for those that it finished."""
     finished = output.finished.tolist()

@@ -40,7 +40,7 @@ class DiffusionGemma:
         self.network = network
         self.processor = processor
         self.generation = generation
-        self._reader = reader
+        self.reader = reader
 
     def generate(
         self,
@@ -77,7 +77,7 @@ class DiffusionGemma:
         """
         if mode not in ("diffusion", "autoregressive"):
             raise ValueError(f"mode: got {mode!r}; expected 'diffusion' or 'autoregressive'")
-        request = self._request(
+        request = self.request(
             prompt, parameters, raw=raw, tools=tools, thinking=thinking, cancelled=cancelled
         )
         if mode == "autoregressive":
@@ -112,7 +112,7 @@ class DiffusionGemma:
         elif len(seeds) != len(prompts):
             raise ValueError(f"seeds: got {len(seeds)} for {len(prompts)} prompts; give one each")
         requests = [
-            self._request(
+            self.request(
                 prompt, parameters | {"seed": seed}, raw=raw, tools=tools, thinking=thinking
             )
             for prompt, seed in zip(prompts, seeds, strict=True)
@@ -130,18 +130,19 @@ class DiffusionGemma:
         return _result(self._events([request]))
 
     def _events(self, requests: Sequence[Request]) -> Iterator[CanvasEvent]:
-        return generate_events(self.network, self.processor, requests, reader=self._reader)
+        return generate_events(self.network, self.processor, requests, reader=self.reader)
 
-    def _request(
+    def request(
         self,
         prompt: Prompt,
         parameters: Mapping[str, Any],
         *,
-        raw: bool,
-        tools: Sequence[Mapping[str, Any]] | None,
-        thinking: bool,
+        raw: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        thinking: bool = False,
         cancelled: threading.Event | None = None,
     ) -> Request:
+        """A prompt and its parameters, checked: what `stream` and the engine run."""
         ids = self.processor.encode_prompt(prompt, raw=raw, tools=tools, thinking=thinking)
         return make_request(
             ids,

@@ -1,0 +1,35 @@
+"""One request at work: its answer so far, its columns, and the canvas that it is at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from gesso.cache import KVCache
+from gesso.diffusion.draws import Draws
+from gesso.diffusion.loop import CanvasState, Policy
+from gesso.engine.prefix import Prefix
+from gesso.generation.answer import Answer
+from gesso.generation.request import Request
+
+
+@dataclass(kw_only=True)
+class Row:
+    """state: of a batch of one; None while the prompt is being encoded. policy: of the canvas at
+    work. encoded: the ids whose columns the cache holds."""
+
+    number: int
+    request: Request
+    answer: Answer
+    draws: Draws
+    cache: KVCache
+    reserved: int
+    policy: Policy
+    prefix: Prefix = field(default_factory=Prefix)
+    encoded: list[int] = field(default_factory=list)
+    canvas: int = 0
+    state: CanvasState | None = None
+
+    @property
+    def pending(self) -> tuple[int, ...]:
+        """Of the prompt, what is still to be encoded."""
+        return self.request.prompt_ids[len(self.encoded) :]

@@ -1,0 +1,294 @@
+"""The engine against the reference loop: whatever shares a step, every request's own events."""
+
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from gesso.engine import Engine
+from gesso.generation.events import CanvasEvent, Commit, Draft, End
+from gesso.generation.model import DiffusionGemma
+
+L = 5  # the canvas length of the small network, whose window is 6 and whose context is 512
+
+
+def plain(event: CanvasEvent) -> tuple[Any, ...]:
+    """An event without its row and its times."""
+    if isinstance(event, Draft):
+        kept = (event.canvas, event.step, event.tokens.tolist(), event.accepted.tolist())
+        return ("draft", *kept)
+    if isinstance(event, Commit):
+        return ("commit", event.canvas, event.token_ids, event.text, event.steps)
+    result, stats = event.result, event.result.stats
+    kept = (result.text, result.token_ids, result.finish_reason, stats.steps, stats.hit_step_cap)
+    return ("end", event.text, *kept, stats.forwards, stats.prompt_tokens, stats.new_tokens)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A request, when it comes, and after how many drafts it is given up."""
+
+    words: Sequence[int]
+    arrives: int
+    gives_up: int | None
+    keys: dict[str, Any]
+
+    @property
+    def prompt(self) -> str:
+        return "<bos>" + " ".join("abc"[i] for i in self.words)
+
+
+def alone(dg: DiffusionGemma, plan: Plan) -> list[tuple[Any, ...]]:
+    """What the reference loop says."""
+    cancelled, drafts, seen = threading.Event(), 0, []
+    for event in dg.stream(plan.prompt, raw=True, cancelled=cancelled, **plan.keys):
+        seen.append(plain(event))
+        drafts += isinstance(event, Draft)
+        if drafts == plan.gives_up:
+            cancelled.set()
+    return seen
+
+
+def together(engine: Engine, plans: Sequence[Plan]) -> list[list[tuple[Any, ...]]]:
+    """What the engine says, each request from its arrival on."""
+    flags = [threading.Event() for _ in plans]
+    numbers: dict[int, int] = {}
+    seen: dict[int, list[tuple[Any, ...]]] = defaultdict(list)
+    drafts: dict[int, int] = defaultdict(int)
+    for now in range(10_000):
+        for i, plan in enumerate(plans):
+            if plan.arrives == now:
+                number = engine.submit(plan.prompt, raw=True, cancelled=flags[i], **plan.keys)
+                numbers[number] = i
+        for event in engine.step():
+            i = numbers[event.row]
+            seen[i].append(plain(event))
+            drafts[i] += isinstance(event, Draft)
+            if drafts[i] == plans[i].gives_up:
+                flags[i].set()
+        if engine.idle and len(numbers) == len(plans):
+            return [seen[i] for i in range(len(plans))]
+    raise AssertionError("requests that never end")
+
+
+# Prompts of few words, so that many begin alike; some longer than the window and than a chunk.
+words = st.lists(st.integers(0, 2), min_size=1, max_size=4) | st.builds(
+    lambda n, end: [0, 1] * n + end,
+    st.integers(1, 20),
+    st.lists(st.integers(0, 2), min_size=1, max_size=3),
+)
+keys = st.fixed_dictionaries(
+    dict(
+        seed=st.integers(0, 2**40),
+        max_new_tokens=st.integers(1, 3 * L),
+        max_denoising_steps=st.integers(1, 3),
+        entropy_bound=st.sampled_from([0.1, 5.0, 40.0]),
+        temperature_start=st.sampled_from([0.8, 2.0]),
+        # Loose enough that the stop rule comes true now and then.
+        confidence=st.sampled_from([0.005, 7.0]),
+        stability=st.integers(0, 2),
+        ignore_stop_tokens=st.booleans(),
+        stop=st.sampled_from([(), ("e",), ("a", "in")]),
+    )
+)
+plans = st.builds(
+    Plan,
+    words=words,
+    arrives=st.integers(0, 12),
+    gives_up=st.none() | st.none() | st.integers(1, 6),
+    keys=keys,
+)
+
+
+@settings(
+    max_examples=200,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(
+    plans=st.lists(plans, min_size=1, max_size=5),
+    max_rows=st.integers(1, 4),
+    chunk=st.sampled_from([3, 7, 64]),
+)
+def test_every_request_gets_what_it_gets_alone(
+    dg: DiffusionGemma, plans: list[Plan], max_rows: int, chunk: int
+) -> None:
+    """Over schedules of arrivals, lengths, policies, stops, cancellations and shared beginnings."""
+    engine = Engine(dg, max_rows=max_rows, chunk=chunk)
+    for found, plan in zip(together(engine, plans), plans, strict=True):
+        assert found == alone(dg, plan)
+
+
+def test_what_prompts_share_is_encoded_once(
+    dg: DiffusionGemma, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded = count_encoded(dg, monkeypatch)
+    engine = Engine(dg, chunk=8)
+    beginning = [0, 1] * 16
+
+    def answer(*end: int, **keys: Any) -> int:
+        encoded.clear()
+        plan = Plan(
+            words=[*beginning, *end], arrives=0, gives_up=None, keys=dict(max_new_tokens=1, **keys)
+        )
+        (found,) = together(engine, [plan])
+        prompt, said = sum(encoded), alone(dg, plan)
+        assert found == said
+        return prompt
+
+    whole = answer(2, 2)
+    assert whole > 32
+    assert answer(2, 2, seed=5) == 0
+    # Another ending: back to the mark that the last whole chunk left, never to the beginning.
+    assert 0 < answer(2, 0, 1) <= 8 + 6
+    assert answer(2, 2, seed=6) == 0
+
+
+def test_a_canvas_that_was_committed_is_known_too(
+    dg: DiffusionGemma, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next turn begins with the last one's prompt and answer."""
+    dg.generation = replace(dg.generation, eos_token_ids=())
+    engine = Engine(dg)
+    prompt = list(range(40, 60))
+    first = dg.generate_ids(prompt, max_new_tokens=2 * L)
+    engine.submit_request(dg_request(dg, prompt, max_new_tokens=2 * L))
+    list(engine.run())
+    encoded = count_encoded(dg, monkeypatch)
+    turn = [*prompt, *first.token_ids, 77, 78]
+    engine.submit_request(dg_request(dg, turn, max_new_tokens=L))
+    (end,) = (event for event in engine.run() if isinstance(event, End))
+    # The first canvas was committed; the second, the last of its answer, was not.
+    assert sum(encoded) == L + 2
+    assert end.result.token_ids == dg.generate_ids(turn, max_new_tokens=L).token_ids
+
+
+def test_a_long_prompt_delays_the_others_by_a_chunk_a_step(dg: DiffusionGemma) -> None:
+    engine = Engine(dg, chunk=4)
+    keys = dict(max_new_tokens=8 * L, ignore_stop_tokens=True)
+    short = engine.submit("<bos>a", raw=True, **keys)
+    engine.step()
+    engine.submit("<bos>" + "x " * 40, raw=True, **keys)
+    for _ in range(10):
+        assert {event.row for event in engine.step()} == {short}
+    ended = {event.row for event in engine.run() if isinstance(event, End)}
+    assert ended == {0, 1}
+
+
+def test_requests_wait_for_memory_and_never_overtake(dg: DiffusionGemma) -> None:
+    request = dg_request(dg, [5] * 60, max_new_tokens=2 * L)
+    free = Engine(dg, max_rows=4, chunk=16)
+    limit = free.memory.limit - free.memory.room + int(1.5 * free._needed(request))
+    engine = Engine(dg, max_rows=4, chunk=16, max_memory=limit)
+    for _ in range(3):
+        engine.submit_request(request)
+    most = 0
+    order = []
+    while not engine.idle:
+        order += [event.row for event in engine.step() if isinstance(event, End)]
+        most = max(most, len(engine._rows))
+        assert sum(row.reserved for row in engine._rows) + engine.prefixes.nbytes <= (
+            engine.memory.room
+        )
+    assert most == 1
+    assert order == [0, 1, 2]
+
+
+def test_what_could_never_fit_is_refused(dg: DiffusionGemma) -> None:
+    engine = Engine(dg, max_rows=1, chunk=8)
+    small = (
+        engine.memory.limit
+        - engine.memory.room
+        + engine._needed(dg_request(dg, [5], max_new_tokens=L))
+    )
+    engine = Engine(dg, max_rows=1, chunk=8, max_memory=small)
+    with pytest.raises(ValueError, match="shorten the prompt or max_new_tokens, or raise"):
+        engine.submit_request(dg_request(dg, [5] * 300, max_new_tokens=L))
+    assert engine.idle
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_cancelled_before_its_first_canvas(dg: DiffusionGemma, early: bool) -> None:
+    """While it waits for a place, and while its prompt is being encoded."""
+    engine, flag = Engine(dg, max_rows=1, chunk=2), threading.Event()
+    if early:
+        engine.submit("<bos>a", raw=True, max_new_tokens=50, ignore_stop_tokens=True)
+    number = engine.submit("<bos>" + "x " * 40, raw=True, cancelled=flag)
+    engine.step()
+    flag.set()
+    (event,) = (event for event in engine.step() if event.row == number)
+    assert isinstance(event, End)
+    assert event.result.finish_reason == "cancelled"
+    assert event.result.token_ids == ()
+
+
+def test_a_time_budget_is_filled_with_as_many_steps_as_fit(
+    dg: DiffusionGemma, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a clock that a forward turns by a second: the last step comes at the lowest temperature,
+    and the canvas is whole when the time is over."""
+    clock = [0.0]
+    monkeypatch.setattr("time.perf_counter", lambda: clock[0])
+    heats = []
+    read = dg.reader
+
+    def slow(denoiser: Any, tokens: Any, soft: Any, temperature: torch.Tensor) -> Any:
+        clock[0] += 1.0
+        heats.append(float(temperature[0, 0, 0]))
+        return read(denoiser, tokens, soft, temperature)
+
+    dg.reader = slow
+    engine = Engine(dg)
+    keys = dict(raw=True, ignore_stop_tokens=True, adaptive_stop=False, max_denoising_steps=20)
+    engine.submit("<bos>a", max_new_tokens=1, **keys)
+    list(engine.run())
+    heats.clear()
+    engine.submit("<bos>a", max_new_tokens=3 * L, time_budget=6.5, **keys)
+    (end,) = (event for event in engine.run() if isinstance(event, End))
+    assert end.result.stats.steps == (6, 1)
+    assert end.result.finish_reason == "time"
+    assert heats[5] < heats[4] < heats[0]
+    config = dg.generation
+    assert heats[5] == pytest.approx(
+        config.temperature_end + (config.temperature_start - config.temperature_end) / 6
+    )
+
+
+@pytest.mark.parametrize("name", ["max_rows", "chunk"])
+def test_bad_settings(dg: DiffusionGemma, name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name}: got 0; expected at least 1"):
+        Engine(dg, **{name: 0})
+
+
+def test_bad_requests_leave_nothing_behind(dg: DiffusionGemma) -> None:
+    engine = Engine(dg)
+    with pytest.raises(ValueError, match="seed: got -1"):
+        engine.submit("<bos>a", raw=True, seed=-1)
+    assert engine.idle
+    assert engine.step() == []
+
+
+def dg_request(dg: DiffusionGemma, ids: Sequence[int], **keys: Any) -> Any:
+    from gesso.generation.request import Parameters, make_request
+
+    return make_request(ids, Parameters(**keys), model=dg.network.config, defaults=dg.generation)
+
+
+def count_encoded(dg: DiffusionGemma, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Fills with the number of tokens of every causal pass."""
+    lengths: list[int] = []
+    encode: Callable[..., torch.Tensor] = dg.network.encode
+
+    def counted(ids: torch.Tensor, **keys: Any) -> torch.Tensor:
+        lengths.append(ids.shape[1])
+        return encode(ids, **keys)
+
+    monkeypatch.setattr(dg.network, "encode", counted)
+    return lengths
