@@ -19,6 +19,19 @@ def test_json(run: Run, checkpoint: Path) -> None:
     assert all(r["n"] == 2 and r["exact"] == 0.0 for r in runs)
 
 
+def test_rows_change_no_answer(run: Run) -> None:
+    """With the embedded checkpoint, whose canvases end at different steps."""
+    words = ("--n", 4, "--split", "names", "--no-autoregressive", "--json")
+    counted = []
+    for rows in (1, 3):
+        code, out, _ = run("eval", "extract", *words, "--rows", rows)
+        assert code == 0
+        (found,) = json.loads(out)["runs"]
+        counted.append({key: found[key] for key in ("verdicts", "by", "steps_histogram")})
+    assert counted[0] == counted[1]
+    assert len(counted[0]["steps_histogram"]) > 1
+
+
 def test_table_of_diffusion_alone(run: Run, checkpoint: Path) -> None:
     words = ("--n", 1, "--split", "names", "--no-autoregressive")
     code, out, err = run("eval", "extract", "--model", checkpoint, *words)
@@ -29,7 +42,12 @@ def test_table_of_diffusion_alone(run: Run, checkpoint: Path) -> None:
 
 @pytest.mark.parametrize(
     ("words", "said"),
-    [(["juggle"], "juggle"), (["extract", "--split", "x"], "'x'"), (["extract", "--n", "0"], "n:")],
+    [
+        (["juggle"], "juggle"),
+        (["extract", "--split", "x"], "'x'"),
+        (["extract", "--n", "0"], "n:"),
+        (["extract", "--rows", "0"], "rows:"),
+    ],
 )
 def test_mistakes(run: Run, checkpoint: Path, words: list[str], said: str) -> None:
     code, out, err = run("eval", *words, "--model", checkpoint)

@@ -149,14 +149,14 @@ def test_the_verdicts_are_those_of_the_answers(
 ) -> None:
     """Every held-out example, drawn by the seed, is answered once and judged by its own text."""
     given: list[str] = []
-    answer = DiffusionGemma.generate_batch
+    make = DiffusionGemma.request
 
-    def spy(self: DiffusionGemma, prompts: list[str], **keys: Any) -> Any:
-        given.extend(prompts)
-        return answer(self, prompts, **keys)
+    def spy(self: DiffusionGemma, prompt: str, *args: Any, **keys: Any) -> Any:
+        given.append(prompt)
+        return make(self, prompt, *args, **keys)
 
-    monkeypatch.setattr(DiffusionGemma, "generate_batch", spy)
-    monkeypatch.setattr(module, "_BATCH", 3)
+    monkeypatch.setattr(DiffusionGemma, "request", spy)
+    monkeypatch.setattr(module, "_ROWS", 3)
     examples: Iterator[Any] = get_task("brackets").examples(split="held", seed=1)
     Trainer(replace(config, steps=1), tmp_path).run()
     assert given == [next(examples).prompt for _ in range(8)]

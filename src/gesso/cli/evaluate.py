@@ -27,6 +27,9 @@ def add(commands: Commands, *, parents: Sequence[argparse.ArgumentParser]) -> No
     parser.add_argument(
         "--no-autoregressive", action="store_true", help="diffusion alone, without the baseline"
     )
+    parser.add_argument(
+        "--rows", type=int, default=1, metavar="N", help="canvases denoised together (1)"
+    )
     parser.add_argument("--json", action="store_true", help="the report as one JSON object")
     parser.set_defaults(run=run)
 
@@ -47,6 +50,7 @@ def run(args: argparse.Namespace) -> int:
             n=args.n,
             seed=args.seed,
             splits=args.split,
+            rows=args.rows,
             modes=modes[:1] if args.no_autoregressive else modes,
             on_example=lambda mode, split, done, total: bar.step(f"{split}, {mode}", done, total),
         )

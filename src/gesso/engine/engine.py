@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -27,7 +27,7 @@ from gesso.engine.prefix import PrefixCache
 from gesso.engine.row import Row
 from gesso.generation.answer import Answer
 from gesso.generation.denoiser import NetworkDenoiser
-from gesso.generation.events import CanvasEvent, Commit, End
+from gesso.generation.events import CanvasEvent, Commit, End, Result
 from gesso.generation.loop import step_events
 from gesso.generation.model import DiffusionGemma, Prompt
 from gesso.generation.request import Request
@@ -76,9 +76,7 @@ class Engine:
         """Queue a prompt; arguments as in `DiffusionGemma.stream`. Returns the number that its
         events carry as `row`. ValueError for bad input, and for what could never fit the memory.
         """
-        known = ("raw", "tools", "thinking", "cancelled")
-        how = {name: keys.pop(name) for name in known if name in keys}
-        return self.submit_request(self.model.request(prompt, keys, **how))
+        return self.submit_request(self._request(prompt, keys))
 
     def submit_request(self, request: Request) -> int:
         """As `submit`, for a request that has been made already."""
@@ -100,6 +98,21 @@ class Engine:
         while not self.idle:
             yield from self.step()
 
+    def answers(self, prompts: Sequence[Prompt], **keys: Any) -> Iterator[tuple[int, Result]]:
+        """(place among the prompts, whole answer), each as soon as it is there.
+
+        keys as in `submit`, for all of them. ValueError before any work starts. Nothing else
+        may be at work in this engine.
+        """
+        assert self.idle
+        requests = [self._request(prompt, keys) for prompt in prompts]
+        first = self._submitted
+        for request in requests:
+            self.submit_request(request)
+        for event in self.run():
+            if isinstance(event, End):
+                yield event.row - first, event.result
+
     @torch.inference_mode()
     def step(self) -> list[CanvasEvent]:
         """One round of work, and what it made visible."""
@@ -112,6 +125,12 @@ class Engine:
         return events
 
     # Letting in.
+
+    def _request(self, prompt: Prompt, keys: Mapping[str, Any]) -> Request:
+        parameters = dict(keys)
+        known = ("raw", "tools", "thinking", "cancelled")
+        how = {name: parameters.pop(name) for name in known if name in parameters}
+        return self.model.request(prompt, parameters, **how)
 
     def _needed(self, request: Request) -> int:
         length = self.model.network.config.canvas_length

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from gesso.config import GenerationConfig
+from gesso.engine import Engine
 from gesso.generation.model import DiffusionGemma
 from gesso.model.network import Network
 from gesso.processor import Processor
@@ -15,7 +16,8 @@ from gesso.tasks import get_task
 from gesso.training.config import EvaluationConfig
 from gesso.training.logs import truncate_log
 
-_BATCH = 16
+# Answered together.
+_ROWS = 16
 
 
 class Judge:
@@ -45,12 +47,10 @@ class Judge:
         model = DiffusionGemma(network.eval(), processor, generation)
         verdicts: list[Mapping[str, float]] = []
         steps: list[int] = []
-        for first in range(0, len(self._examples), _BATCH):
-            batch = self._examples[first : first + _BATCH]
-            results = model.generate_batch([example.prompt for example in batch])
-            for example, result in zip(batch, results, strict=True):
-                verdicts.append(self._task.verdict(example, result.text))
-                steps.extend(result.stats.steps)
+        engine = Engine(model, max_rows=_ROWS)
+        for place, result in engine.answers([example.prompt for example in self._examples]):
+            verdicts.append(self._task.verdict(self._examples[place], result.text))
+            steps.extend(result.stats.steps)
         shares = {name: sum(v[name] for v in verdicts) / len(verdicts) for name in verdicts[0]}
         best = not self._exact or shares["exact"] > max(self._exact)
         self._exact.append(shares["exact"])
