@@ -10,6 +10,7 @@ import pytest
 from tests.cli.conftest import Run
 
 REPORT = {
+    "bench": "generate",
     "contenders": [
         dict(
             name="gesso",
@@ -57,6 +58,22 @@ def test_table(run: Run, calls: list[dict[str, Any]]) -> None:
     assert calls == [
         dict(source="tiny", peer=None, steps=16, rounds=5, threads=None, compile=False)
     ]
+
+
+def test_serve(run: Run, checkpoint: Path) -> None:
+    """Three requests of a random checkpoint by one user and by two."""
+    words = ("--users", 2, 1, "--requests", 3, "--rounds", 2)
+    code, out, err = run("bench", "serve", "--model", checkpoint, *words, "--json")
+    assert (code, err) == (0, "")
+    report = json.loads(out)
+    assert [level["users"] for level in report["levels"]] == [1, 2]
+    assert report["levels"][0]["slowdown"] == 1
+    for level in report["levels"]:
+        assert len(level["tokens_per_second_all"]) == 2
+        assert 0 < level["first_draft_p50"] <= level["latency_p50"] <= level["latency_p99"]
+    code, out, _ = run("bench", "serve", "--model", checkpoint, *words)
+    assert code == 0
+    assert [line.split()[0] for line in out.splitlines()[1:]] == ["1", "2", "memory:"]
 
 
 def test_the_file_s_folder_is_looked_for_before_the_work(

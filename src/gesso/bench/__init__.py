@@ -1,5 +1,6 @@
-"""Benchmarks: gesso beside its peers, in turn, in one run."""
+"""Benchmarks: what is compared takes turns in one run."""
 
 from gesso.bench.generate import bench_generate
+from gesso.bench.serve import bench_serve
 
-__all__ = ["bench_generate"]
+__all__ = ["bench_generate", "bench_serve"]

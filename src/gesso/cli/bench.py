@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from gesso.cli.options import Commands, add_threads
 
@@ -18,36 +19,45 @@ def add(commands: Commands, *, parents: Sequence[argparse.ArgumentParser]) -> No
         allow_abbrev=False,
         description="Measure wall-clock speed in rounds, alone or beside a peer.",
     )
-    parser.add_argument("what", choices=("generate",), metavar="generate")
-    parser.add_argument("--model", default="tiny", metavar="M", help="as in gesso generate")
-    parser.add_argument("--peer", choices=("transformers",), help="whom to measure beside")
-    parser.add_argument("--steps", type=int, default=16, metavar="N", help="of a canvas (16)")
-    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="rounds (5)")
-    parser.add_argument(
+    kinds = parser.add_subparsers(dest="what", required=True, metavar="generate|serve")
+    generate = _add(kinds, parents, "generate", "one user: wall tokens per second, and a peer's")
+    generate.add_argument("--peer", choices=("transformers",), help="whom to measure beside")
+    generate.add_argument("--steps", type=int, default=16, metavar="N", help="of a canvas (16)")
+    generate.add_argument(
         "--compile", action="store_true", help="gesso's compiled steps too; a minute more"
     )
+    serve = _add(kinds, parents, "serve", "many users of one engine: throughput and latency")
+    serve.add_argument(
+        "--users", type=int, nargs="+", default=[1, 2, 4, 8, 16], metavar="N",
+        help="at once (1 2 4 8 16)",
+    )  # fmt: skip
+    serve.add_argument(
+        "--requests", type=int, default=48, metavar="N", help="a level and round (48)"
+    )
+
+
+def _add(
+    kinds: Commands, parents: Sequence[argparse.ArgumentParser], name: str, about: str
+) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = kinds.add_parser(
+        name, parents=parents, help=about, description=about, allow_abbrev=False
+    )
+    parser.add_argument("--model", default="tiny", metavar="M", help="as in gesso generate")
+    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="rounds (5)")
     add_threads(parser)
     parser.add_argument("--json", action="store_true", help="the report as one JSON object")
     parser.add_argument("--out", type=Path, metavar="FILE", help="also write the report here")
     parser.set_defaults(run=run)
+    return parser
 
 
 def run(args: argparse.Namespace) -> int:
-    from gesso.bench import bench_generate
     from gesso.terminal.progress import CountBar
 
     if args.out is not None and not args.out.resolve().parent.is_dir():
         raise ValueError(f"--out: no such folder {args.out.parent}; make it first")
     with CountBar() as bar:
-        report = bench_generate(
-            args.model,
-            peer=args.peer,
-            steps=args.steps,
-            rounds=args.rounds,
-            threads=args.threads,
-            compile=args.compile,
-            on_round=lambda done, total: bar.step("rounds", done, total),
-        )
+        report = _measure(args, lambda done, total: bar.step("rounds", done, total))
     text = json.dumps(report, ensure_ascii=False)
     if args.out is not None:
         args.out.write_text(text + "\n", encoding="utf-8")
@@ -58,3 +68,14 @@ def run(args: argparse.Namespace) -> int:
 
         print_bench(report)
     return 0
+
+
+def _measure(args: argparse.Namespace, on_round: Callable[[int, int], None]) -> dict[str, Any]:
+    from gesso.bench import bench_generate, bench_serve
+
+    common = dict(rounds=args.rounds, threads=args.threads, on_round=on_round)
+    if args.what == "serve":
+        return bench_serve(args.model, users=args.users, requests=args.requests, **common)
+    return bench_generate(
+        args.model, peer=args.peer, steps=args.steps, compile=args.compile, **common
+    )

@@ -56,15 +56,47 @@ def print_evaluation(report: Mapping[str, Any]) -> None:
 
 
 def print_bench(report: Mapping[str, Any]) -> None:
-    """Medians and the range of the rounds, a row a contender; then the ratios."""
+    """A row a contender, or a number of users."""
+    if report["bench"] == "serve":
+        _print_serve(report)
+    else:
+        _print_generate(report)
+
+
+def _print_serve(report: Mapping[str, Any]) -> None:
+    """Throughput as the median and the range of the rounds; latencies in milliseconds."""
+    rows = [
+        [
+            str(level["users"]),
+            *_median_and_range(level),
+            *(
+                f"{level[name] * 1e3:,.0f}"
+                for name in ("latency_p50", "latency_p99", "first_draft_p50", "first_draft_p99")
+            ),
+            f"{level['slowdown']:.2f}",
+        ]
+        for level in report["levels"]
+    ]
+    heads = ("ms p50", "ms p99", "first draft p50", "p99", "slowdown")
+    _print(["users", "tok/s, median", "range", *heads], rows, text=1)
+    print(f"memory: {report['memory']}")
+
+
+def _median_and_range(entry: Mapping[str, Any]) -> tuple[str, str]:
+    speeds = entry["tokens_per_second_all"]
+    return (
+        f"{entry['tokens_per_second_median']:,.1f}",
+        f"{min(speeds):,.1f} to {max(speeds):,.1f}",
+    )
+
+
+def _print_generate(report: Mapping[str, Any]) -> None:
+    """Medians and the range of the rounds; then the ratios."""
     rows = [
         [
             entry["name"],
             entry["dtype"],
-            f"{entry['tokens_per_second_median']:,.1f}",
-            "{:,.1f} to {:,.1f}".format(
-                min(entry["tokens_per_second_all"]), max(entry["tokens_per_second_all"])
-            ),
+            *_median_and_range(entry),
             f"{entry['ms_per_forward_median']:,.2f}",
         ]
         for entry in report["contenders"]
