@@ -3,9 +3,6 @@
 A step is: let in who fits; encode one chunk of the oldest prompt that is not encoded yet; take one
 denoising step with every row that has a canvas; encode the canvases that were finished. A long
 prompt therefore delays the others' drafts by one chunk a step, and never by all of it.
-
-Rows of one forward may be at different steps of different canvases under different policies: the
-look at the canvases is joined, and what follows from it is done row by row.
 """
 
 from __future__ import annotations
@@ -18,23 +15,18 @@ from typing import Any
 
 import torch
 
-from gesso.cache import stack
 from gesso.diffusion.draws import SeededDraws
-from gesso.diffusion.loop import Policy, Reading, advance, begin
-from gesso.diffusion.sampler import Belief
+from gesso.diffusion.loop import Policy, StepOutput
 from gesso.engine.memory import plan_memory, request_bytes
 from gesso.engine.prefix import PrefixCache
 from gesso.engine.row import Row
+from gesso.engine.stepper import JoinedSteps, Stepper
 from gesso.generation.answer import Answer
-from gesso.generation.denoiser import NetworkDenoiser
 from gesso.generation.events import CanvasEvent, Commit, End, Result
 from gesso.generation.loop import step_events
 from gesso.generation.model import DiffusionGemma, Prompt
 from gesso.generation.request import Request
 
-# Rows share a forward while the longest has at most so many times the shortest's columns: the
-# shorter ones are padded to it.
-_SPREAD = 2
 # How much the latest step counts in the measured time of one.
 _LATEST = 0.2
 
@@ -65,7 +57,7 @@ class Engine:
         self._waiting: deque[tuple[int, Request, Answer]] = deque()
         self._rows: list[Row] = []
         self._submitted = 0
-        self._joined: dict[tuple[tuple[int, int], ...], NetworkDenoiser] = {}
+        self._stepper: Stepper = JoinedSteps(model.network, model.reader)
         self._step_seconds = 0.0
 
     @property
@@ -119,7 +111,7 @@ class Engine:
         events = self._drop_cancelled()
         self._admit()
         self._encode_chunk()
-        for rows in _alike([row for row in self._rows if row.state is not None]):
+        if rows := [row for row in self._rows if row.begun]:
             events += self._denoise(rows)
         self._rows = [row for row in self._rows if row.answer.finish_reason is None]
         return events
@@ -141,7 +133,7 @@ class Engine:
         """Ends for those that were given up before they had a canvas."""
         events: list[CanvasEvent] = []
         early = [(number, answer) for number, _, answer in self._waiting]
-        early += [(row.number, row.answer) for row in self._rows if row.state is None]
+        early += [(row.number, row.answer) for row in self._rows if not row.begun]
         gone = {number for number, answer in early if answer.cancelled()}
         events += [answer.end() for number, answer in early if number in gone]
         self._waiting = deque(entry for entry in self._waiting if entry[0] not in gone)
@@ -185,7 +177,7 @@ class Engine:
 
     def _encode_chunk(self) -> None:
         for row in self._rows:
-            if row.state is not None:
+            if row.begun:
                 continue
             if row.pending:
                 self._encode(row, row.pending[: self._chunk], mark=True)
@@ -204,58 +196,22 @@ class Engine:
     def _begin(self, row: Row) -> None:
         """The row's next canvas."""
         row.policy = self._fitted(row)
-        row.state = begin(row.draws, row.policy, canvas=row.canvas)
+        row.begun = True
+        self._stepper.begin(row)
 
     # Denoising.
 
     def _denoise(self, rows: Sequence[Row]) -> list[CanvasEvent]:
-        """One step of these rows in one forward."""
-        started = time.perf_counter()
-        reading = self._read(rows)
+        """One step of all these rows, and what follows for each."""
         events: list[CanvasEvent] = []
-        for place, row in enumerate(rows):
-            events += self._advance(row, _at(reading, place))
+        started = time.perf_counter()
+        for row, output in list(self._stepper.step(rows)):
+            events += self._follow(row, output)
         spent = time.perf_counter() - started
         self._step_seconds += (_LATEST if self._step_seconds else 1) * (spent - self._step_seconds)
         return events
 
-    def _read(self, rows: Sequence[Row]) -> Reading:
-        denoiser = self._denoiser(rows)
-        states = [row.state for row in rows if row.state is not None]
-        tokens = torch.cat([state.tokens for state in states])  # (b, L)
-        soft = None
-        if any(state.soft is not None for state in states):
-            # No soft embedding is the same as one of zero.
-            none = denoiser.no_soft_embedding()[:1]
-            soft = torch.cat([none if state.soft is None else state.soft for state in states])
-        heat = [
-            row.policy.temperature(state.step, row.policy.steps)
-            for row, state in zip(rows, states, strict=True)
-        ]
-        temperature = torch.tensor(heat, device=tokens.device)[:, None, None]
-        return self.model.reader(denoiser, tokens, soft, temperature)
-
-    def _denoiser(self, rows: Sequence[Row]) -> NetworkDenoiser:
-        """Bound to these rows' columns, which stay as they are until one of them goes on."""
-        key = tuple((row.number, row.canvas) for row in rows)
-        if key not in self._joined:
-            numbers = {number for number, _ in key}
-            self._joined = {
-                old: denoiser
-                for old, denoiser in self._joined.items()
-                if numbers.isdisjoint(number for number, _ in old)
-            }
-            network = self.model.network
-            ends = torch.tensor([row.cache.length for row in rows], device=network.device)
-            columns = torch.arange(network.config.canvas_length, device=network.device)
-            cache = stack([row.cache for row in rows])
-            self._joined[key] = NetworkDenoiser(network, cache, ends[:, None] + columns)
-        return self._joined[key]
-
-    def _advance(self, row: Row, reading: Reading) -> list[CanvasEvent]:
-        assert row.state is not None
-        state, output = advance(row.state, reading, row.draws, row.policy, canvas=row.canvas)
-        row.state = state
+    def _follow(self, row: Row, output: StepOutput) -> list[CanvasEvent]:
         if row.answer.interrupted():
             output = output._replace(finished=torch.ones_like(output.finished))
         events = list(step_events(output, [row.answer], canvas=row.canvas))
@@ -264,11 +220,7 @@ class Engine:
             row.canvas += 1
             self._begin(row)
         elif isinstance(events[-1], End):
-            self._joined = {
-                key: denoiser
-                for key, denoiser in self._joined.items()
-                if all(number != row.number for number, _ in key)
-            }
+            self._stepper.leave(row)
         return events
 
     def _fitted(self, row: Row) -> Policy:
@@ -278,21 +230,3 @@ class Engine:
         if left is None or not self._step_seconds:
             return policy
         return replace(policy, steps=min(policy.steps, max(1, int(left / self._step_seconds))))
-
-
-def _at(reading: Reading, place: int) -> Reading:
-    """A batch of one of its rows."""
-    one = slice(place, place + 1)
-    return Reading(Belief(*(part[one] for part in reading.belief)), reading.soft[one])
-
-
-def _alike(rows: Sequence[Row]) -> list[list[Row]]:
-    """Groups of rows whose numbers of columns are not too different, those of one group padded
-    to its longest."""
-    groups: list[list[Row]] = []
-    for row in sorted(rows, key=lambda row: (row.cache.length, row.number)):
-        if groups and row.cache.length <= _SPREAD * groups[-1][0].cache.length:
-            groups[-1].append(row)
-        else:
-            groups.append([row])
-    return groups

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from gesso.cache import KVCache
 from gesso.diffusion.draws import Draws
-from gesso.diffusion.loop import CanvasState, Policy
+from gesso.diffusion.loop import Policy
 from gesso.engine.prefix import Prefix
 from gesso.generation.answer import Answer
 from gesso.generation.request import Request
@@ -14,8 +14,8 @@ from gesso.generation.request import Request
 
 @dataclass(kw_only=True)
 class Row:
-    """state: of a batch of one; None while the prompt is being encoded. policy: of the canvas at
-    work. encoded: the ids whose columns the cache holds."""
+    """begun: whether its prompt is encoded, and a canvas at work. policy: of that canvas.
+    encoded: the ids whose columns the cache holds. reserved: bytes that are kept free for it."""
 
     number: int
     request: Request
@@ -27,7 +27,7 @@ class Row:
     prefix: Prefix = field(default_factory=Prefix)
     encoded: list[int] = field(default_factory=list)
     canvas: int = 0
-    state: CanvasState | None = None
+    begun: bool = False
 
     @property
     def pending(self) -> tuple[int, ...]:

@@ -1,0 +1,119 @@
+"""How the canvases of several rows take one step: the engine's fast part, in exchange.
+
+Rows of one step may be at different steps of different canvases under different policies.
+`JoinedSteps` joins their looks at the canvases into one forward of the readable network and does
+the rest row by row; it runs everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import torch
+
+from gesso.cache import stack
+from gesso.diffusion.loop import CanvasState, Reader, Reading, StepOutput, advance, begin
+from gesso.diffusion.sampler import Belief
+from gesso.engine.row import Row
+from gesso.generation.denoiser import NetworkDenoiser
+from gesso.model.network import Network
+
+# Rows share a forward while the longest has at most so many times the shortest's columns: the
+# shorter ones are padded to it.
+_SPREAD = 2
+
+
+class Stepper(Protocol):
+    def begin(self, row: Row) -> None:
+        """The row's columns and policy are there: its next canvas is noise."""
+        ...
+
+    def step(self, rows: Sequence[Row]) -> Iterator[tuple[Row, StepOutput]]:
+        """One denoising step of each of these rows: what it gave, as a batch of one."""
+        ...
+
+    def leave(self, row: Row) -> None:
+        """Nothing of this row is needed any more."""
+        ...
+
+
+class JoinedSteps:
+    def __init__(self, network: Network, reader: Reader) -> None:
+        self._network = network
+        self._reader = reader
+        self._states: dict[int, CanvasState] = {}
+        self._bound: dict[tuple[tuple[int, int], ...], NetworkDenoiser] = {}
+
+    def begin(self, row: Row) -> None:
+        self._states[row.number] = begin(row.draws, row.policy, canvas=row.canvas)
+
+    def step(self, rows: Sequence[Row]) -> Iterator[tuple[Row, StepOutput]]:
+        for group in _alike(rows):
+            reading = self._read(group)
+            for place, row in enumerate(group):
+                self._states[row.number], output = advance(
+                    self._states[row.number],
+                    _at(reading, place),
+                    row.draws,
+                    row.policy,
+                    canvas=row.canvas,
+                )
+                yield row, output
+
+    def leave(self, row: Row) -> None:
+        del self._states[row.number]
+        self._forget({row.number})
+
+    def _read(self, rows: Sequence[Row]) -> Reading:
+        denoiser = self._denoiser(rows)
+        states = [self._states[row.number] for row in rows]
+        tokens = torch.cat([state.tokens for state in states])  # (b, L)
+        soft = None
+        if any(state.soft is not None for state in states):
+            # No soft embedding is the same as one of zero.
+            none = denoiser.no_soft_embedding()[:1]
+            soft = torch.cat([none if state.soft is None else state.soft for state in states])
+        heat = [
+            row.policy.temperature(state.step, row.policy.steps)
+            for row, state in zip(rows, states, strict=True)
+        ]
+        temperature = torch.tensor(heat, device=tokens.device)[:, None, None]
+        return self._reader(denoiser, tokens, soft, temperature)
+
+    def _denoiser(self, rows: Sequence[Row]) -> NetworkDenoiser:
+        """Bound to these rows' columns, which stay as they are until one of them goes on."""
+        key = tuple((row.number, row.canvas) for row in rows)
+        if key not in self._bound:
+            self._forget({row.number for row in rows})
+            device = self._network.device
+            ends = torch.tensor([row.cache.length for row in rows], device=device)
+            columns = torch.arange(self._network.config.canvas_length, device=device)
+            cache = stack([row.cache for row in rows])
+            self._bound[key] = NetworkDenoiser(self._network, cache, ends[:, None] + columns)
+        return self._bound[key]
+
+    def _forget(self, numbers: set[int]) -> None:
+        """Drop the joined columns that any of these rows is part of."""
+        self._bound = {
+            key: denoiser
+            for key, denoiser in self._bound.items()
+            if numbers.isdisjoint(number for number, _ in key)
+        }
+
+
+def _at(reading: Reading, place: int) -> Reading:
+    """A batch of one of its rows."""
+    one = slice(place, place + 1)
+    return Reading(Belief(*(part[one] for part in reading.belief)), reading.soft[one])
+
+
+def _alike(rows: Sequence[Row]) -> list[list[Row]]:
+    """Groups of rows whose numbers of columns are not too different."""
+    groups: list[list[Row]] = []
+    for row in sorted(rows, key=lambda row: (row.cache.length, row.number)):
+        if groups and row.cache.length <= _SPREAD * groups[-1][0].cache.length:
+            groups[-1].append(row)
+        else:
+            groups.append([row])
+    return groups
