@@ -26,7 +26,8 @@ def off(x: Tensor, exact: Tensor) -> float:
 
 def check(ours: Tensor, plain: Tensor, exact: Tensor) -> None:
     """At most twice the plain operator's error; in float32 two orders of sums differ by 1e-6."""
-    assert ours.dtype == plain.dtype and not ours.isnan().any()
+    assert ours.dtype == plain.dtype
+    assert not ours.isnan().any()
     assert off(ours, exact) <= max(2 * off(plain, exact), 2e-6)
 
 

@@ -224,7 +224,8 @@ def canvas_attention(
     """
     batch, heads, canvas, dim = query.shape
     groups, capacity = keys.shape[1], keys.shape[2]
-    assert heads % groups == 0 and canvas_keys.shape == (batch, groups, canvas, dim)
+    assert heads % groups == 0
+    assert canvas_keys.shape == (batch, groups, canvas, dim)
     _check_layout(query, keys, values)
     _check_layout(query, canvas_keys, canvas_values)
     assert first.shape == length.shape == (batch,)
@@ -298,8 +299,10 @@ def span_attention(
     """
     batch, heads, new, dim = query.shape
     groups, capacity = keys.shape[1], keys.shape[2]
-    assert heads % groups == 0 and spans.begin.shape == spans.end.shape == (batch, new)
-    assert spans.begin.is_contiguous() and spans.end.is_contiguous()
+    assert heads % groups == 0
+    assert spans.begin.shape == spans.end.shape == (batch, new)
+    assert spans.begin.is_contiguous()
+    assert spans.end.is_contiguous()
     _check_layout(query, keys, values)
     per_group = heads // groups
     tiles = _choose_tiles(new * per_group, dim, query.dtype)
@@ -319,9 +322,12 @@ def span_attention(
 
 
 def _check_layout(query: Tensor, keys: Tensor, values: Tensor) -> None:
-    assert keys.shape == values.shape and keys.stride() == values.stride()
-    assert query.stride(3) == keys.stride(3) == 1 and query.shape[3] == keys.shape[3]
-    assert query.shape[0] == keys.shape[0] and query.dtype == keys.dtype == values.dtype
+    assert keys.shape == values.shape
+    assert keys.stride() == values.stride()
+    assert query.stride(3) == keys.stride(3) == 1
+    assert query.shape[3] == keys.shape[3]
+    assert query.shape[0] == keys.shape[0]
+    assert query.dtype == keys.dtype == values.dtype
 
 
 def _padded(dim: int) -> int:
