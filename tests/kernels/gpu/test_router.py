@@ -33,7 +33,7 @@ def test_against_float64(shape: tuple[int, ...], dtype: torch.dtype, device: tor
     assert logits.sort(1).values.diff(dim=1).min() > 3e-6
     index, weight = choose_experts(logits, scale.double(), k)
     ours = route(x, proj, scale, k=k)
-    assert torch.equal(ours.index, index)
+    assert torch.equal(ours.expert, index)
     assert ours.weight.dtype == torch.float32
     torch.testing.assert_close(ours.weight.double(), weight, rtol=1e-5, atol=0)
     for mine, theirs in zip(ours[2:], group_by_expert(index, shape[2]), strict=True):
@@ -44,7 +44,7 @@ def test_of_equal_logits_the_lower_expert_comes_first(device: torch.device) -> N
     x = torch.ones(2, 4, device=device)
     proj = torch.tensor([0.0, 1.0, 2.0, 1.0, 1.0, 2.0], device=device)[:, None].expand(6, 4)
     ours = route(x, proj.contiguous(), torch.ones(6, device=device), k=4)
-    assert ours.index.tolist() == [[2, 5, 1, 3]] * 2
+    assert ours.expert.tolist() == [[2, 5, 1, 3]] * 2
 
 
 def test_far_apart_logits_give_no_nan(device: torch.device) -> None:

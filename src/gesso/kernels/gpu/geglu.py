@@ -1,6 +1,6 @@
 """The gated activation gelu_tanh(gate) * up in one pass.
 
-    gelu_tanh(z) = z * (1 + tanh(u)) / 2 = z / (1 + exp(-2 u)),   u = sqrt(2 / pi) (z + 0.044715 z^3)
+    gelu_tanh(z) = z (1 + tanh u) / 2 = z / (1 + exp(-2 u)),   u = sqrt(2 / pi) (z + 0.044715 z^3)
 
 The second form needs one exponential, and where that overflows the result is the right one: zero.
 Reads and writes 3 values a result, where two operators move 5; float32 inside, rounded once.

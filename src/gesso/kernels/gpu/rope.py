@@ -28,7 +28,7 @@ _TILE = 4096
 
 @triton.jit
 def _halves(pointer, head, half, stride, mask, HALF: tl.constexpr):
-    """Both halves of a tile of heads in float32, and 1 / rms is theirs to find: (N, HALF) each."""
+    """Both halves of a tile of heads in float32, (N, HALF) each."""
     spot = pointer + head[:, None] * stride + half[None, :]
     first = tl.load(spot, mask=mask, other=0.0).to(tl.float32)
     return first, tl.load(spot + HALF, mask=mask, other=0.0).to(tl.float32)
@@ -56,6 +56,42 @@ def _write_turned(
 
 
 @triton.jit
+def _queries(
+    raw, weight, cos, sin, out, token, part, stride, eps,
+    H: tl.constexpr, HALF: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    head, half = part * BLOCK_H + tl.arange(0, BLOCK_H), tl.arange(0, BLOCK_D)
+    in_half = half < HALF
+    mask = (head < H)[:, None] & in_half[None, :]
+    first, second = _halves(raw + token * stride, head, half, 2 * HALF, mask, HALF)
+    first, second = _normalised(first, second, HALF, eps)
+    spots = out + (token * H + head[:, None]) * (2 * HALF) + half[None, :]
+    _write_turned(first, second, weight, cos, sin, half, in_half, spots, mask, HALF)
+
+
+@triton.jit
+def _keys_and_values(
+    raw_k, raw_v, weight, cos, sin, keys, values, token, part, stride_k, stride_v, stride_h, eps,
+    K: tl.constexpr, HALF: tl.constexpr, SHARED: tl.constexpr, BLOCK_K: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    head, half = part * BLOCK_K + tl.arange(0, BLOCK_K), tl.arange(0, BLOCK_D)
+    in_half = half < HALF
+    mask = (head < K)[:, None] & in_half[None, :]
+    spots = head[:, None].to(tl.int64) * stride_h + half[None, :]
+    first, second = _halves(raw_k + token * stride_k, head, half, 2 * HALF, mask, HALF)
+    first, second = _normalised(first, second, HALF, eps)
+    if SHARED:
+        one, two = first, second
+    else:
+        one, two = _halves(raw_v + token * stride_v, head, half, 2 * HALF, mask, HALF)
+        one, two = _normalised(one, two, HALF, eps)
+    tl.store(values + spots, one.to(values.dtype.element_ty), mask=mask)
+    tl.store(values + spots + HALF, two.to(values.dtype.element_ty), mask=mask)
+    _write_turned(first, second, weight, cos, sin, half, in_half, keys + spots, mask, HALF)
+
+
+@triton.jit
 def _heads_kernel(
     raw_q, raw_k, raw_v, q_weight, k_weight, cos, sin, start, query, keys, values,
     new, turn_b, stride_q, stride_k, stride_v, stride_b, stride_h, stride_s, eps,
@@ -64,38 +100,22 @@ def _heads_kernel(
 ):  # fmt: skip
     token, part = tl.program_id(0).to(tl.int64), tl.program_id(1)
     row, position = token // new, token % new
-    half = tl.arange(0, BLOCK_D)
-    in_half = half < HALF
     angle = row * turn_b + position * HALF
-    if part < tl.cdiv(H, BLOCK_H):
-        head = part * BLOCK_H + tl.arange(0, BLOCK_H)
-        mask = (head < H)[:, None] & in_half[None, :]
-        first, second = _halves(raw_q + token * stride_q, head, half, 2 * HALF, mask, HALF)
-        first, second = _normalised(first, second, HALF, eps)
-        spot = query + token * (H * 2 * HALF) + head[:, None] * (2 * HALF) + half[None, :]
-        _write_turned(
-            first, second, q_weight, cos + angle, sin + angle, half, in_half, spot, mask, HALF
-        )
+    query_parts: tl.constexpr = (H + BLOCK_H - 1) // BLOCK_H
+    if part < query_parts:
+        _queries(
+            raw_q, q_weight, cos + angle, sin + angle, query, token, part, stride_q, eps,
+            H, HALF, BLOCK_H, BLOCK_D,
+        )  # fmt: skip
     else:
-        head = (part - tl.cdiv(H, BLOCK_H)) * BLOCK_K + tl.arange(0, BLOCK_K)
-        mask = (head < K)[:, None] & in_half[None, :]
         column = position
         if PLACED:
             column += tl.load(start + row).to(tl.int64)
         place = row * stride_b + column * stride_s
-        spots = place + head[:, None].to(tl.int64) * stride_h + half[None, :]
-        first, second = _halves(raw_k + token * stride_k, head, half, 2 * HALF, mask, HALF)
-        first, second = _normalised(first, second, HALF, eps)
-        if not SHARED:
-            one, two = _halves(raw_v + token * stride_v, head, half, 2 * HALF, mask, HALF)
-            one, two = _normalised(one, two, HALF, eps)
-        else:
-            one, two = first, second
-        tl.store(values + spots, one.to(values.dtype.element_ty), mask=mask)
-        tl.store(values + spots + HALF, two.to(values.dtype.element_ty), mask=mask)
-        _write_turned(
-            first, second, k_weight, cos + angle, sin + angle, half, in_half, keys + spots, mask,
-            HALF,
+        _keys_and_values(
+            raw_k, raw_v, k_weight, cos + angle, sin + angle, keys + place, values + place, token,
+            part - query_parts, stride_k, stride_v, stride_h, eps, K, HALF, SHARED, BLOCK_K,
+            BLOCK_D,
         )  # fmt: skip
 
 

@@ -109,10 +109,10 @@ def _sort_kernel(index, order, counts, pairs, BLOCK: tl.constexpr):
 
 
 class Routing(NamedTuple):
-    """index (T, k) int64, most probable first; weight (T, k) float32; order (T * k,) int64: the
+    """expert (T, k) int64, most probable first; weight (T, k) float32; order (T * k,) int64: the
     pairs sorted by expert, pair i being token i // k; counts (E,) int64: each expert's pairs."""
 
-    index: Tensor
+    expert: Tensor
     weight: Tensor
     order: Tensor
     counts: Tensor
