@@ -52,18 +52,21 @@ def _fold(query, keys, values, seen, best, total, out, PRECISION: tl.constexpr):
 
 @triton.jit
 def _finish(
-    out, best_out, total_out, split, places, in_out, in_row, rows, best, total, acc, dims,
+    out, best_out, total_out, split, place, places, in_out, in_row, rows, best, total, acc, dims,
     D: tl.constexpr, SPLITS: tl.constexpr,
 ):  # fmt: skip
-    """Writes the rows' result, or this program's part of it. places (M,): rows of (B, n, H)."""
+    """Writes the rows' result, or this program's part of it.
+
+    place: the first position's row of (B, n, H); places (M,): each row's, counted from there.
+    """
     if SPLITS == 1:
         # Rows past the last one may have seen nothing.
         acc = acc * (1.0 / tl.where(total > 0, total, 1.0))[:, None]
     else:
-        places += split.to(tl.int64) * rows
-        tl.store(best_out + places, best, mask=in_row)
-        tl.store(total_out + places, total, mask=in_row)
-    spot = out + places[:, None] * D + dims[None, :]
+        place += split.to(tl.int64) * rows
+        tl.store(best_out + place + places, best, mask=in_row)
+        tl.store(total_out + place + places, total, mask=in_row)
+    spot = out + place * D + (places[:, None] * D + dims[None, :])
     tl.store(spot, acc.to(out.dtype.element_ty), mask=in_out)
 
 
@@ -79,13 +82,18 @@ def _canvas_kernel(
     row = tl.program_id(2) // K
     b, k = row.to(tl.int64), (tl.program_id(2) % K).to(tl.int64)
     # Folded rows: position, then head of the group.
-    rows = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
-    position, head = rows // G, k * G + rows % G
+    row_start = tl.program_id(0) * BLOCK_M
+    rows = row_start + tl.arange(0, BLOCK_M)
+    position, head = rows // G, rows % G
     dims, columns = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_N)
     in_row, in_dim = position < canvas, dims < D
     in_query = in_row[:, None] & in_dim[None, :]
-    spot = b * stride_qb + head * stride_qh + position * stride_qn
-    q = tl.load(query + spot[:, None] + dims[None, :], mask=in_query, other=0.0)  # (M, D)
+    # One wide address a tile, narrow ones within it.
+    first_position = (row_start // G).to(tl.int64)
+    near = position - row_start // G
+    q_tile = query + b * stride_qb + k * G * stride_qh + first_position * stride_qn
+    q_spots = (head * stride_qh + near * stride_qn)[:, None] + dims[None, :]
+    q = tl.load(q_tile + q_spots, mask=in_query, other=0.0)  # (M, D)
 
     start = tl.load(first + row).to(tl.int32)
     cached = tl.maximum(tl.load(length + row).to(tl.int32) - start, 0)
@@ -111,10 +119,10 @@ def _canvas_kernel(
         v_base = tl.where(is_cache, values, canvas_values) + base
         v_tile = tl.load(v_base + spots, mask=mask, other=0.0)
         best, total, acc = _fold(q, k_tile, v_tile, seen[None, :], best, total, acc, PRECISION)
-    places = (b * canvas + position) * (K * G) + head
+    place = (b * canvas + first_position) * (K * G) + k * G
     _finish(
-        out, best_out, total_out, split, places, in_query, in_row, batch * canvas * (K * G),
-        best, total, acc, dims, D, SPLITS,
+        out, best_out, total_out, split, place, near * (K * G) + head, in_query, in_row,
+        batch * canvas * (K * G), best, total, acc, dims, D, SPLITS,
     )  # fmt: skip
 
 
@@ -128,13 +136,18 @@ def _span_kernel(
     split = tl.program_id(1)
     b, k = (tl.program_id(2) // K).to(tl.int64), (tl.program_id(2) % K).to(tl.int64)
     # The last rows see the most columns: they start first.
-    rows = (tl.num_programs(0) - 1 - tl.program_id(0)) * BLOCK_M + tl.arange(0, BLOCK_M)
-    position, head = rows // G, k * G + rows % G
+    row_start = (tl.num_programs(0) - 1 - tl.program_id(0)) * BLOCK_M
+    rows = row_start + tl.arange(0, BLOCK_M)
+    position, head = rows // G, rows % G
     dims, columns = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_N)
     in_row, in_dim = position < new, dims < D
     in_query = in_row[:, None] & in_dim[None, :]
-    spot = b * stride_qb + head * stride_qh + position * stride_qn
-    q = tl.load(query + spot[:, None] + dims[None, :], mask=in_query, other=0.0)  # (M, D)
+    # One wide address a tile, narrow ones within it.
+    first_position = (row_start // G).to(tl.int64)
+    near = position - row_start // G
+    q_tile = query + b * stride_qb + k * G * stride_qh + first_position * stride_qn
+    q_spots = (head * stride_qh + near * stride_qn)[:, None] + dims[None, :]
+    q = tl.load(q_tile + q_spots, mask=in_query, other=0.0)  # (M, D)
 
     begin = tl.load(begins + b * new + position, mask=in_row, other=2147483647)
     end = tl.load(ends + b * new + position, mask=in_row, other=0)
@@ -156,10 +169,10 @@ def _span_kernel(
         k_tile = tl.load(keys + start + spots, mask=mask, other=0.0)
         v_tile = tl.load(values + start + spots, mask=mask, other=0.0)
         best, total, acc = _fold(q, k_tile, v_tile, seen, best, total, acc, PRECISION)
-    places = (b * new + position) * (K * G) + head
+    place = (b * new + first_position) * (K * G) + k * G
     _finish(
-        out, best_out, total_out, split, places, in_query, in_row, batch * new * (K * G),
-        best, total, acc, dims, D, SPLITS,
+        out, best_out, total_out, split, place, near * (K * G) + head, in_query, in_row,
+        batch * new * (K * G), best, total, acc, dims, D, SPLITS,
     )  # fmt: skip
 
 
