@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gesso.kernels.geglu import geglu
+
 # A padded group's rows: multiples of this keep the CPU's matrix kernels on one code path.
 _GROUP_ROWS = 16
 # Past this many times the real rows, or this many in all (a training batch), padding costs more
@@ -101,11 +103,6 @@ def _round_up(rows: int) -> int:
     return -(-rows // _GROUP_ROWS) * _GROUP_ROWS
 
 
-def _geglu(h: Tensor) -> Tensor:
-    gate, up = h.chunk(2, dim=-1)
-    return F.gelu(gate, approximate="tanh") * up
-
-
 def _padded(
     rows: Tensor,
     expert: Tensor,
@@ -145,7 +142,7 @@ def _mlp(
     h = product(x, gate_up)
     if change is not None:
         h = h + change.scale * product(product(x, change.gate_up_a), change.gate_up_b)
-    h = _geglu(h)
+    h = geglu(*h.chunk(2, dim=-1))
     y = product(h, down)
     if change is not None:
         y = y + change.scale * product(product(h, change.down_a), change.down_b)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from gesso.kernels.geglu import geglu
 
 
 class MLP(nn.Module):
@@ -14,4 +15,4 @@ class MLP(nn.Module):
         self.down = nn.Linear(inner, hidden, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down(F.gelu(self.gate(x), approximate="tanh") * self.up(x))
+        return self.down(geglu(self.gate(x), self.up(x)))

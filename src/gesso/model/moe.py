@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from gesso.config import TextConfig
 from gesso.kernels.experts import LowRank, experts
-from gesso.kernels.precision import at_least_float32
+from gesso.kernels.router import choose_experts
 from gesso.model.norm import RMSNorm
 
 
@@ -48,10 +48,7 @@ class Router(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x (T, M) -> indices (T, k) int64 and weights (T, k) float32."""
         scaled = self.norm(x) * self.scale * x.shape[-1] ** -0.5
-        probabilities = at_least_float32(self.proj(scaled)).softmax(-1)  # (T, E)
-        weight, index = probabilities.topk(self.k, dim=-1)
-        weight = weight / weight.sum(-1, keepdim=True)
-        return index, weight * at_least_float32(self.per_expert_scale[index])
+        return choose_experts(self.proj(scaled), self.per_expert_scale, self.k)
 
 
 class Experts(nn.Module):
