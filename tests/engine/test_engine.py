@@ -185,18 +185,15 @@ def test_a_long_prompt_delays_the_others_by_a_chunk_a_step(dg: DiffusionGemma) -
 def test_requests_wait_for_memory_and_never_overtake(dg: DiffusionGemma) -> None:
     request = dg_request(dg, [5] * 60, max_new_tokens=2 * L)
     free = Engine(dg, max_rows=4, chunk=16)
-    limit = free.memory.limit - free.memory.room + int(1.5 * free._needed(request))
+    limit = free.memory.limit - free.memory.room + int(1.5 * free._bytes([70]))
     engine = Engine(dg, max_rows=4, chunk=16, max_memory=limit)
     for _ in range(3):
         engine.submit_request(request)
-    most = 0
-    order = []
+    most, order = 0, []
     while not engine.idle:
         order += [event.row for event in engine.step() if isinstance(event, End)]
         most = max(most, len(engine._rows))
-        assert sum(row.reserved for row in engine._rows) + engine.prefixes.nbytes <= (
-            engine.memory.room
-        )
+        assert engine.prefixes.nbytes <= engine._free
     assert most == 1
     assert order == [0, 1, 2]
 
@@ -206,7 +203,7 @@ def test_what_could_never_fit_is_refused(dg: DiffusionGemma) -> None:
     small = (
         engine.memory.limit
         - engine.memory.room
-        + engine._needed(dg_request(dg, [5], max_new_tokens=L))
+        + engine._bytes([1 + L])
     )
     engine = Engine(dg, max_rows=1, chunk=8, max_memory=small)
     with pytest.raises(ValueError, match="shorten the prompt or max_new_tokens, or raise"):

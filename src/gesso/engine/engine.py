@@ -15,9 +15,10 @@ from typing import Any
 
 import torch
 
+from gesso.cache import cache_bytes
 from gesso.diffusion.draws import SeededDraws
 from gesso.diffusion.loop import Policy, StepOutput
-from gesso.engine.memory import plan_memory, request_bytes
+from gesso.engine.memory import plan_memory
 from gesso.engine.prefix import PrefixCache
 from gesso.engine.row import Row
 from gesso.engine.stepper import JoinedSteps, Stepper
@@ -72,7 +73,7 @@ class Engine:
 
     def submit_request(self, request: Request) -> int:
         """As `submit`, for a request that has been made already."""
-        needed = self._needed(request)
+        needed = self._bytes([self._columns(request)])
         if needed > self.memory.room:
             raise ValueError(
                 f"the request needs {needed / 1e9:.2f} GB for keys and values, and the memory "
@@ -124,10 +125,22 @@ class Engine:
         how = {name: parameters.pop(name) for name in known if name in parameters}
         return self.model.request(prompt, parameters, **how)
 
-    def _needed(self, request: Request) -> int:
+    def _columns(self, request: Request) -> int:
+        """The most that it can come to."""
         length = self.model.network.config.canvas_length
         canvases = -(-request.config.max_new_tokens // length)
-        return request_bytes(self.model.network, len(request.prompt_ids) + canvases * length)
+        return len(request.prompt_ids) + canvases * length
+
+    def _bytes(self, columns: Sequence[int]) -> int:
+        """What requests of so many columns each take, if all of them are at work at once."""
+        network = self.model.network
+        own = sum(cache_bytes(network.config.text, count, network.dtype) for count in columns)
+        return own + (self._stepper.held(columns) if columns else 0)
+
+    @property
+    def _free(self) -> int:
+        """Bytes that no row at work can come to need."""
+        return self.memory.room - self._bytes([row.columns for row in self._rows])
 
     def _drop_cancelled(self) -> list[CanvasEvent]:
         """Ends for those that were given up before they had a canvas."""
@@ -144,22 +157,21 @@ class Engine:
         """In the order of arrival: nobody overtakes a long request that waits for memory."""
         while self._waiting and len(self._rows) < self._max_rows:
             number, request, answer = self._waiting[0]
-            needed = self._needed(request)
-            free = self.memory.room - sum(row.reserved for row in self._rows)
-            if needed > free:
+            columns = self._columns(request)
+            if self._bytes([*(row.columns for row in self._rows), columns]) > self.memory.room:
                 return
             self._waiting.popleft()
-            self._rows.append(self._new_row(number, request, answer, needed))
-            self.prefixes.shrink(free - needed)
+            self._rows.append(self._new_row(number, request, answer, columns))
+            self.prefixes.shrink(self._free)
 
-    def _new_row(self, number: int, request: Request, answer: Answer, reserved: int) -> Row:
+    def _new_row(self, number: int, request: Request, answer: Answer, columns: int) -> Row:
         network = self.model.network
         cache = self.prefixes.find(request.prompt_ids)
         row = Row(
             number=number,
             request=request,
             answer=answer,
-            reserved=reserved,
+            columns=columns,
             policy=request.policy,
             cache=cache or network.new_cache(batch_size=1),
             draws=SeededDraws(
@@ -191,7 +203,7 @@ class Engine:
         row.encoded += ids
         row.prefix.extend(row.encoded, row.cache, mark=mark)
         self.prefixes.keep(row.prefix)
-        self.prefixes.shrink(self.memory.room - sum(other.reserved for other in self._rows))
+        self.prefixes.shrink(self._free)
 
     def _begin(self, row: Row) -> None:
         """The row's next canvas."""

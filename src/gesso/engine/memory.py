@@ -63,7 +63,7 @@ def plan_memory(
         weights=stored_bytes(network),
         step=logits * (_LOGITS * 4 + network.dtype.itemsize) + 16 * tokens * wide * 4 + 4 * seen,
     )
-    least = request_bytes(network, config.canvas_length)
+    least = cache_bytes(config.text, config.canvas_length, network.dtype)
     if plan.room < least:
         raise ValueError(
             f"max_memory: got {plan.limit / 1e9:.2f} GB; the weights take "
@@ -71,12 +71,6 @@ def plan_memory(
             f"canvas {least / 1e9:.2f}: give more, fewer rows, or quantize"
         )
     return plan
-
-
-def request_bytes(network: Network, columns: int) -> int:
-    """The most that a request of so many columns holds: its own keys and values, and their copy
-    in a batch."""
-    return 2 * cache_bytes(network.config.text, columns, network.dtype)
 
 
 def parse_bytes(amount: int | str) -> int:

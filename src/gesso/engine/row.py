@@ -15,14 +15,14 @@ from gesso.generation.request import Request
 @dataclass(kw_only=True)
 class Row:
     """begun: whether its prompt is encoded, and a canvas at work. policy: of that canvas.
-    encoded: the ids whose columns the cache holds. reserved: bytes that are kept free for it."""
+    encoded: the ids whose columns the cache holds. columns: the most it can come to."""
 
     number: int
     request: Request
     answer: Answer
     draws: Draws
     cache: KVCache
-    reserved: int
+    columns: int
     policy: Policy
     prefix: Prefix = field(default_factory=Prefix)
     encoded: list[int] = field(default_factory=list)

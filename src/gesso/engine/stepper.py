@@ -12,7 +12,7 @@ from typing import Protocol
 
 import torch
 
-from gesso.cache import stack
+from gesso.cache import cache_bytes, stack
 from gesso.diffusion.loop import CanvasState, Reader, Reading, StepOutput, advance, begin
 from gesso.diffusion.sampler import Belief
 from gesso.engine.row import Row
@@ -35,6 +35,11 @@ class Stepper(Protocol):
 
     def leave(self, row: Row) -> None:
         """Nothing of this row is needed any more."""
+        ...
+
+    def held(self, columns: Sequence[int]) -> int:
+        """The most bytes of keys and values kept beside the rows' own, for rows of so many
+        columns each."""
         ...
 
 
@@ -64,6 +69,13 @@ class JoinedSteps:
     def leave(self, row: Row) -> None:
         del self._states[row.number]
         self._forget({row.number})
+
+    def held(self, columns: Sequence[int]) -> int:
+        # One alone is not copied; of several, the shortest in a group is padded by so much.
+        text, dtype = self._network.config.text, self._network.dtype
+        if len(columns) == 1:
+            return 0
+        return _SPREAD * sum(cache_bytes(text, count, dtype) for count in columns)
 
     def _read(self, rows: Sequence[Row]) -> Reading:
         denoiser = self._denoiser(rows)

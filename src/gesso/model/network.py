@@ -163,7 +163,7 @@ class Network(nn.Module):
         Rounded to the embedding's dtype before the softmax, as the reference stores them (trap 12).
         """
         probabilities = at_least_float32(logits.to(self.dtype)).softmax(-1).to(self.dtype)
-        return (probabilities @ self.embed.weight) * self._embed_scale
+        return (probabilities @ self.embed.weight) * self.embed_scale
 
     def embed_image(self, patches: Tensor, positions: Tensor) -> Tensor:
         """Pixels of one image (P, 3 p p) in [0, 1], patch positions (P, 2) as (x, y) -> (n, M)."""
@@ -172,12 +172,12 @@ class Network(nn.Module):
         return self.projector(self.vision(patches, positions))
 
     @property
-    def _embed_scale(self) -> Tensor:
+    def embed_scale(self) -> Tensor:
         # sqrt(M) rounded to the weights' dtype: 53.0 in bf16 for M = 2816, not 53.066 (trap 14).
         return torch.tensor(self.config.text.hidden_size**0.5, dtype=self.dtype)
 
     def _embed(self, ids: Tensor) -> Tensor:
-        return self.embed(ids) * self._embed_scale
+        return self.embed(ids) * self.embed_scale
 
     def _embed_prompt(self, ids: Tensor, images: Tensor | None) -> tuple[Tensor, Tensor | None]:
         x = self._embed(ids)
