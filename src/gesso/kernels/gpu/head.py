@@ -31,6 +31,9 @@ _TILE_IDS = 128
 _TILE_HIDDEN = 64
 # The second kernel's product is one row's: read as it comes, not multiplied by tensor cores.
 _STRIP_HIDDEN = 64
+# Stands for the logits of ids that there are not: its exponential is 0, and unlike that of
+# infinity, so is 0 times it.
+_FLOOR = tl.constexpr(-1e30)
 
 
 class HeadOutput(NamedTuple):
@@ -51,10 +54,9 @@ class HeadOutput(NamedTuple):
 
 
 @triton.jit
-def _tempered(product, CAP: tl.constexpr, temperature):
+def _tempered(product, temperature, CAP: tl.constexpr):
     # tanh x = 1 - 2 / (exp 2x + 1): where exp overflows, that is 1.
-    bent = 1.0 - 2.0 / (tl.exp(product * (2.0 / CAP)) + 1.0)
-    return bent * CAP / temperature
+    return (1.0 - 2.0 / (tl.exp(product * (2.0 / CAP)) + 1.0)) * (CAP / temperature)
 
 
 @triton.jit
@@ -90,21 +92,19 @@ def _logits_kernel(
         product = tl.dot(x, tl.trans(e), product, input_precision="ieee")
 
     temperature = tl.load(temperature_ptr + row, mask=row_real, other=1.0)
-    z = _tempered(product, CAP, temperature[:, None])
+    z = _tempered(product, temperature[:, None], CAP)
     rounded = z.to(logits_ptr.dtype.element_ty)
     place = row.to(tl.int64)[:, None] * ids + token[None, :]
     tl.store(logits_ptr + place, rounded, mask=row_real[:, None] & token_real[None, :])
 
-    real = token_real[None, :]
-    highest = tl.max(tl.where(real, z, -float("inf")), 1)
-    at_highest = real & (z == highest[:, None])
-    argmax = tl.min(tl.where(at_highest, token[None, :], ids), 1)
-    below = tl.where(real, z - highest[:, None], 0.0)
-    share = tl.where(real, tl.exp(below), 0.0)
+    z = tl.where(token_real[None, :], z, _FLOOR)
+    highest = tl.max(z, 1)
+    argmax = tl.min(tl.where(z == highest[:, None], token[None, :], ids), 1)
+    below = z - highest[:, None]
+    share = tl.exp(below)
     # Rounding keeps the order, so that the highest rounded one is the highest one rounded.
     rounded_highest = highest.to(rounded.dtype).to(tl.float32)
-    rounded_below = tl.where(real, rounded.to(tl.float32) - rounded_highest[:, None], 0.0)
-    rounded_share = tl.where(real, tl.exp(rounded_below), 0.0)
+    rounded_share = tl.exp(z.to(rounded.dtype).to(tl.float32) - rounded_highest[:, None])
 
     part = parts_ptr + row.to(tl.int64) * 4 * tiles + tile
     tl.store(part, highest, mask=row_real)
@@ -153,22 +153,22 @@ def _read_kernel(
     tile = tl.arange(0, TILES)
     real = tile < tiles
     part = parts_ptr + row * 4 * tiles + tile
-    tile_highest = tl.load(part, mask=real, other=-float("inf"))
+    tile_highest = tl.load(part, mask=real, other=_FLOOR)
     highest = tl.max(tile_highest, 0)
-    below = tl.where(real, tile_highest - highest, 0.0)
-    factor = tl.where(real, tl.exp(below), 0.0)
+    below = tile_highest - highest
+    factor = tl.exp(below)
     tile_share = tl.load(part + tiles, mask=real, other=0.0)
-    share = tile_share * factor
     weighted = tl.load(part + 2 * tiles, mask=real, other=0.0)
+    share = tile_share * factor
     total = tl.sum(share, 0)
     drop = tl.sum(factor * (weighted + tile_share * below), 0)
     tile_argmax = tl.load(tile_argmax_ptr + row * tiles + tile, mask=real, other=0)
-    argmax = tl.min(tl.where(real & (tile_highest == highest), tile_argmax, ids), 0)
+    argmax = tl.min(tl.where(tile_highest == highest, tile_argmax, ids), 0)
 
     dtype = hidden_ptr.dtype.element_ty
     rounded_highest = highest.to(dtype).to(tl.float32)
-    rounded_below = tl.where(real, tile_highest.to(dtype).to(tl.float32) - rounded_highest, 0.0)
-    rounded_share = tl.load(part + 3 * tiles, mask=real, other=0.0) * tl.exp(rounded_below)
+    rounded_factor = tl.exp(tile_highest.to(dtype).to(tl.float32) - rounded_highest)
+    rounded_share = tl.load(part + 3 * tiles, mask=real, other=0.0) * rounded_factor
 
     tl.store(argmax_ptr + row, argmax.to(tl.int64))
     tl.store(highest_ptr + row, highest)
@@ -190,8 +190,8 @@ def _read_kernel(
         x = tl.load(hidden_ptr + row * width + start + column, mask=inside, other=0.0)
         e = tl.load(e_ptr + start, mask=token_real[:, None] & inside[None, :], other=0.0)
         product += x.to(tl.float32)[None, :] * e.to(tl.float32)
-    z = _tempered(tl.sum(product, 1), CAP, tl.load(temperature_ptr + row))
-    token_share = tl.where(token_real, tl.exp(tl.where(token_real, z - highest, 0.0)), 0.0)
+    z = _tempered(tl.sum(product, 1), tl.load(temperature_ptr + row), CAP)
+    token_share = tl.exp(tl.where(token_real, z, _FLOOR) - highest)
     sampled = chosen * TILE_IDS + _first_past(token_share, target - earlier, TILE_IDS)
     tl.store(sampled_ptr + row, sampled.to(tl.int64))
 
