@@ -210,10 +210,10 @@ def head(
     """
     rows, width = hidden.shape
     ids = len(embedding)
-    assert embedding.shape[1] == width and embedding.dtype == hidden.dtype
-    assert hidden.is_contiguous() and embedding.is_contiguous()
+    assert (embedding.shape[1], embedding.dtype) == (width, hidden.dtype)
     for given in (temperature, uniform):
-        assert given.shape == (rows,) and given.dtype == torch.float32 and given.is_contiguous()
+        assert (given.shape, given.dtype) == ((rows,), torch.float32)
+    assert all(t.is_contiguous() for t in (hidden, embedding, temperature, uniform))
 
     def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.empty(shape, dtype=dtype, device=hidden.device)

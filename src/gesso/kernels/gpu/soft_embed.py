@@ -68,8 +68,7 @@ def _add_kernel(sums_ptr, out_ptr, size, scale, SPANS: tl.constexpr, TILE: tl.co
     real = place < size
     total = tl.zeros((TILE,), tl.float32)
     for span in tl.static_range(SPANS):
-        total += tl.load(sums_ptr + place, mask=real, other=0.0)
-        sums_ptr += size
+        total += tl.load(sums_ptr + place + span * tl.cast(size, tl.int64), mask=real, other=0.0)
     tl.store(out_ptr + place, (total * scale).to(out_ptr.dtype.element_ty), mask=real)
 
 
@@ -81,9 +80,9 @@ def soft_embed(logits: Tensor, log_sum: Tensor, embedding: Tensor, *, scale: flo
     """
     rows, ids = logits.shape
     width = embedding.shape[1]
-    assert len(embedding) == ids and embedding.dtype == logits.dtype
-    assert log_sum.shape == (rows,) and log_sum.dtype == torch.float32
-    assert logits.is_contiguous() and embedding.is_contiguous() and log_sum.is_contiguous()
+    assert (len(embedding), embedding.dtype) == (ids, logits.dtype)
+    assert (log_sum.shape, log_sum.dtype) == ((rows,), torch.float32)
+    assert all(t.is_contiguous() for t in (logits, embedding, log_sum))
 
     tiles_a_span = triton.cdiv(ids, _TILE_IDS * _SPANS)
     sums = torch.empty(_SPANS, rows, width, dtype=torch.float32, device=logits.device)
