@@ -12,21 +12,21 @@ _DRAW = dict(seeds_ptr="*i64", canvas_ptr="*i64", step_ptr="*i64", length="i32",
 
 VARIANTS = [
     dict(
-        name="step: advance a canvas of 256",
+        name="advance a canvas of 256",
         kernel=_advance_kernel,
         signature=_BATCH,
         constexprs=dict(STREAM=2, MEMORY=1, LENGTH=256, CHUNK=16),
         options=dict(num_warps=8, num_stages=3),
     ),
     dict(
-        name="step: uniforms",
+        name="uniforms",
         kernel=_draw_kernel,
         signature=dict(_DRAW, out_ptr="*fp32"),
         constexprs=dict(STREAM=1, UNIFORM=True, TILE=256),
         options=dict(num_warps=4, num_stages=3),
     ),
     dict(
-        name="step: initial tokens",
+        name="initial tokens",
         kernel=_draw_kernel,
         signature=dict(_DRAW, out_ptr="*i64"),
         constexprs=dict(STREAM=0, UNIFORM=False, TILE=256),

@@ -68,9 +68,9 @@ def _logits_kernel(
     parts_ptr,  # (R, 4, T) float32: highest, share of S, share of W, rounded share
     argmax_ptr,  # (R, T) int32
     rows,
-    ids,
-    width,
-    tiles,
+    IDS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    COUNT: tl.constexpr,
     CAP: tl.constexpr,
     TILE_ROWS: tl.constexpr,
     TILE_IDS: tl.constexpr,
@@ -81,12 +81,12 @@ def _logits_kernel(
     tile = tl.program_id(1)
     token = tile * TILE_IDS + tl.arange(0, TILE_IDS)
     column = tl.arange(0, TILE_HIDDEN)
-    row_real, token_real = row < rows, token < ids
-    x_ptr = hidden_ptr + row.to(tl.int64)[:, None] * width + column[None, :]
-    e_ptr = head_ptr + token.to(tl.int64)[:, None] * width + column[None, :]
+    row_real, token_real = row < rows, token < IDS
+    x_ptr = hidden_ptr + row.to(tl.int64)[:, None] * WIDTH + column[None, :]
+    e_ptr = head_ptr + token.to(tl.int64)[:, None] * WIDTH + column[None, :]
     product = tl.zeros((TILE_ROWS, TILE_IDS), tl.float32)
-    for start in range(0, width, TILE_HIDDEN):
-        inside = (column < width - start)[None, :]
+    for start in range(0, WIDTH, TILE_HIDDEN):
+        inside = (column < WIDTH - start)[None, :]
         x = tl.load(x_ptr + start, mask=row_real[:, None] & inside, other=0.0)
         e = tl.load(e_ptr + start, mask=token_real[:, None] & inside, other=0.0)
         product = tl.dot(x, tl.trans(e), product, input_precision="ieee")
@@ -94,24 +94,24 @@ def _logits_kernel(
     temperature = tl.load(temperature_ptr + row, mask=row_real, other=1.0)
     z = _tempered(product, temperature[:, None], CAP)
     rounded = z.to(logits_ptr.dtype.element_ty)
-    place = row.to(tl.int64)[:, None] * ids + token[None, :]
+    place = row.to(tl.int64)[:, None] * IDS + token[None, :]
     tl.store(logits_ptr + place, rounded, mask=row_real[:, None] & token_real[None, :])
 
     z = tl.where(token_real[None, :], z, _FLOOR)
     highest = tl.max(z, 1)
-    argmax = tl.min(tl.where(z == highest[:, None], token[None, :], ids), 1)
+    argmax = tl.min(tl.where(z == highest[:, None], token[None, :], IDS), 1)
     below = z - highest[:, None]
     share = tl.exp(below)
     # Rounding keeps the order, so that the highest rounded one is the highest one rounded.
     rounded_highest = highest.to(rounded.dtype).to(tl.float32)
     rounded_share = tl.exp(z.to(rounded.dtype).to(tl.float32) - rounded_highest[:, None])
 
-    part = parts_ptr + row.to(tl.int64) * 4 * tiles + tile
+    part = parts_ptr + row.to(tl.int64) * 4 * COUNT + tile
     tl.store(part, highest, mask=row_real)
-    tl.store(part + tiles, tl.sum(share, 1), mask=row_real)
-    tl.store(part + 2 * tiles, tl.sum(share * below, 1), mask=row_real)
-    tl.store(part + 3 * tiles, tl.sum(rounded_share, 1), mask=row_real)
-    tl.store(argmax_ptr + row.to(tl.int64) * tiles + tile, argmax, mask=row_real)
+    tl.store(part + COUNT, tl.sum(share, 1), mask=row_real)
+    tl.store(part + 2 * COUNT, tl.sum(share * below, 1), mask=row_real)
+    tl.store(part + 3 * COUNT, tl.sum(rounded_share, 1), mask=row_real)
+    tl.store(argmax_ptr + row.to(tl.int64) * COUNT + tile, argmax, mask=row_real)
 
 
 @triton.jit
@@ -141,9 +141,9 @@ def _read_kernel(
     entropy_ptr,
     highest_ptr,
     log_sum_exp_ptr,
-    ids,
-    width,
-    tiles,
+    IDS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    COUNT: tl.constexpr,
     CAP: tl.constexpr,
     TILES: tl.constexpr,
     TILE_IDS: tl.constexpr,
@@ -151,24 +151,24 @@ def _read_kernel(
 ):
     row = tl.program_id(0).to(tl.int64)
     tile = tl.arange(0, TILES)
-    real = tile < tiles
-    part = parts_ptr + row * 4 * tiles + tile
+    real = tile < COUNT
+    part = parts_ptr + row * 4 * COUNT + tile
     tile_highest = tl.load(part, mask=real, other=_FLOOR)
     highest = tl.max(tile_highest, 0)
     below = tile_highest - highest
     factor = tl.exp(below)
-    tile_share = tl.load(part + tiles, mask=real, other=0.0)
-    weighted = tl.load(part + 2 * tiles, mask=real, other=0.0)
+    tile_share = tl.load(part + COUNT, mask=real, other=0.0)
+    weighted = tl.load(part + 2 * COUNT, mask=real, other=0.0)
     share = tile_share * factor
     total = tl.sum(share, 0)
     drop = tl.sum(factor * (weighted + tile_share * below), 0)
-    tile_argmax = tl.load(tile_argmax_ptr + row * tiles + tile, mask=real, other=0)
-    argmax = tl.min(tl.where(tile_highest == highest, tile_argmax, ids), 0)
+    tile_argmax = tl.load(tile_argmax_ptr + row * COUNT + tile, mask=real, other=0)
+    argmax = tl.min(tl.where(tile_highest == highest, tile_argmax, IDS), 0)
 
     dtype = hidden_ptr.dtype.element_ty
     rounded_highest = highest.to(dtype).to(tl.float32)
     rounded_factor = tl.exp(tile_highest.to(dtype).to(tl.float32) - rounded_highest)
-    rounded_share = tl.load(part + 3 * tiles, mask=real, other=0.0) * rounded_factor
+    rounded_share = tl.load(part + 3 * COUNT, mask=real, other=0.0) * rounded_factor
 
     tl.store(argmax_ptr + row, argmax.to(tl.int64))
     tl.store(highest_ptr + row, highest)
@@ -181,13 +181,13 @@ def _read_kernel(
     earlier = tl.sum(tl.where(tile < chosen, share, 0.0), 0)
 
     token = chosen * TILE_IDS + tl.arange(0, TILE_IDS)
-    token_real = token < ids
+    token_real = token < IDS
     column = tl.arange(0, STRIP_HIDDEN)
-    e_ptr = head_ptr + token.to(tl.int64)[:, None] * width + column[None, :]
+    e_ptr = head_ptr + token.to(tl.int64)[:, None] * WIDTH + column[None, :]
     product = tl.zeros((TILE_IDS, STRIP_HIDDEN), tl.float32)
-    for start in range(0, width, STRIP_HIDDEN):
-        inside = column < width - start
-        x = tl.load(hidden_ptr + row * width + start + column, mask=inside, other=0.0)
+    for start in range(0, WIDTH, STRIP_HIDDEN):
+        inside = column < WIDTH - start
+        x = tl.load(hidden_ptr + row * WIDTH + start + column, mask=inside, other=0.0)
         e = tl.load(e_ptr + start, mask=token_real[:, None] & inside[None, :], other=0.0)
         product += x.to(tl.float32)[None, :] * e.to(tl.float32)
     z = _tempered(tl.sum(product, 1), tl.load(temperature_ptr + row), CAP)
@@ -222,8 +222,9 @@ def head(
     logits = empty(rows, ids, dtype=hidden.dtype)
     parts, tile_argmax = empty(rows, 4, tiles), empty(rows, tiles, dtype=torch.int32)
     _logits_kernel[(triton.cdiv(rows, _TILE_ROWS), tiles)](
-        hidden, embedding, temperature, logits, parts, tile_argmax, rows, ids, width, tiles,
-        CAP=cap, TILE_ROWS=_TILE_ROWS, TILE_IDS=_TILE_IDS, TILE_HIDDEN=_TILE_HIDDEN,
+        hidden, embedding, temperature, logits, parts, tile_argmax, rows,
+        IDS=ids, WIDTH=width, COUNT=tiles, CAP=cap,
+        TILE_ROWS=_TILE_ROWS, TILE_IDS=_TILE_IDS, TILE_HIDDEN=_TILE_HIDDEN,
         num_warps=8, num_stages=3,
     )  # fmt: skip
     out = HeadOutput(
@@ -237,8 +238,8 @@ def head(
     )
     _read_kernel[(rows,)](
         hidden, embedding, temperature, uniform, parts, tile_argmax, *out[1:],
-        ids, width, tiles,
-        CAP=cap, TILES=triton.next_power_of_2(tiles), TILE_IDS=_TILE_IDS,
-        STRIP_HIDDEN=_STRIP_HIDDEN, num_warps=8, num_stages=3,
+        IDS=ids, WIDTH=width, COUNT=tiles, CAP=cap,
+        TILES=triton.next_power_of_2(tiles), TILE_IDS=_TILE_IDS, STRIP_HIDDEN=_STRIP_HIDDEN,
+        num_warps=8, num_stages=3,
     )  # fmt: skip
     return out

@@ -35,9 +35,9 @@ def _span_kernel(
     embedding_ptr,  # (V, M)
     sums_ptr,  # (spans, R, M) float32
     rows,
-    ids,
-    width,
-    tiles_a_span,
+    IDS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    SPAN: tl.constexpr,  # tiles of ids
     TILE_ROWS: tl.constexpr,
     TILE_WIDTH: tl.constexpr,
     TILE_IDS: tl.constexpr,
@@ -46,19 +46,19 @@ def _span_kernel(
     row = tl.program_id(0) * TILE_ROWS + tl.arange(0, TILE_ROWS)
     column = tl.program_id(1) * TILE_WIDTH + tl.arange(0, TILE_WIDTH)
     span = tl.program_id(2)
-    row_real, column_real = (row < rows)[:, None], (column < width)[None, :]
+    row_real, column_real = (row < rows)[:, None], (column < WIDTH)[None, :]
     log_sum = tl.load(log_sum_ptr + row, mask=row < rows, other=0.0)[:, None]
-    row_ptr = logits_ptr + row.to(tl.int64)[:, None] * ids
+    row_ptr = logits_ptr + row.to(tl.int64)[:, None] * IDS
     total = tl.zeros((TILE_ROWS, TILE_WIDTH), tl.float32)
-    for step in range(tiles_a_span):
-        token = (span * tiles_a_span + step) * TILE_IDS + tl.arange(0, TILE_IDS)
-        real = token < ids
+    for step in range(SPAN):
+        token = (span * SPAN + step) * TILE_IDS + tl.arange(0, TILE_IDS)
+        real = token < IDS
         z = tl.load(row_ptr + token[None, :], mask=row_real & real[None, :], other=-float("inf"))
         p = tl.exp(z.to(tl.float32) - log_sum).to(embedding_ptr.dtype.element_ty)
-        e_ptr = embedding_ptr + token.to(tl.int64)[:, None] * width + column[None, :]
+        e_ptr = embedding_ptr + token.to(tl.int64)[:, None] * WIDTH + column[None, :]
         e = tl.load(e_ptr, mask=real[:, None] & column_real, other=0.0)
         total = tl.dot(p, e, total, input_precision="ieee")
-    place = (span * rows + row).to(tl.int64)[:, None] * width + column[None, :]
+    place = (span * rows + row).to(tl.int64)[:, None] * WIDTH + column[None, :]
     tl.store(sums_ptr + place, total, mask=row_real & column_real)
 
 
@@ -84,11 +84,11 @@ def soft_embed(logits: Tensor, log_sum: Tensor, embedding: Tensor, *, scale: flo
     assert (log_sum.shape, log_sum.dtype) == ((rows,), torch.float32)
     assert all(t.is_contiguous() for t in (logits, embedding, log_sum))
 
-    tiles_a_span = triton.cdiv(ids, _TILE_IDS * _SPANS)
     sums = torch.empty(_SPANS, rows, width, dtype=torch.float32, device=logits.device)
     grid = (triton.cdiv(rows, _TILE_ROWS), triton.cdiv(width, _TILE_WIDTH), _SPANS)
     _span_kernel[grid](
-        logits, log_sum, embedding, sums, rows, ids, width, tiles_a_span,
+        logits, log_sum, embedding, sums, rows,
+        IDS=ids, WIDTH=width, SPAN=triton.cdiv(ids, _TILE_IDS * _SPANS),
         TILE_ROWS=_TILE_ROWS, TILE_WIDTH=_TILE_WIDTH, TILE_IDS=_TILE_IDS,
         num_warps=8, num_stages=3,
     )  # fmt: skip
