@@ -1,0 +1,1 @@
+"""The ops of `kernels` as Triton kernels: imported only where one is to run."""
