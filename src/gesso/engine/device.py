@@ -1,0 +1,199 @@
+"""A denoising step whole on the device: from token ids to the next, stop flags included.
+
+Everything that a step needs of a row is in tensors of fixed place: its columns (`Slots`), its
+canvas, its policy and its seed. What runs over them is recorded once for each padded number of rows
+as a CUDA graph, and replayed; where there are no graphs it runs as it is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gesso.cache import cache_bytes
+from gesso.diffusion.loop import StepOutput
+from gesso.diffusion.rng import Stream, split_seeds
+from gesso.diffusion.sampler import EntropyBound
+from gesso.diffusion.stopping import NeverEarly, StableAndConfident
+from gesso.engine.canvas_pass import CanvasPass
+from gesso.engine.row import Row
+from gesso.engine.slots import Slots
+from gesso.kernels.gpu import step as kernels
+from gesso.kernels.gpu.head import head
+from gesso.kernels.gpu.soft_embed import soft_embed
+from gesso.model.network import Network
+
+# Slots are as long as the longest request, in units of so many columns.
+_COLUMNS = 1024
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """What a step leaves for the host: (b, L), (b, L) and (b, L), rows as in the slots."""
+
+    argmax: Tensor
+    entropy: Tensor
+    accepted: Tensor
+
+
+class DeviceSteps:
+    """In place of `JoinedSteps`: the same outputs, from kernels."""
+
+    def __init__(self, network: Network, *, rows: int, steps: int, memory: int) -> None:
+        """For so many rows at most, policies of so many `steps` at most, and stop rules that look
+        back on `memory` drafts at most."""
+        config, device = network.config, network.device
+        length = config.canvas_length
+
+        def zeros(*shape: int, dtype: torch.dtype = torch.int64) -> Tensor:
+            return torch.zeros(rows, *shape, dtype=dtype, device=device)
+
+        self._network = network
+        self._pass = CanvasPass(network)
+        self._rows = rows
+        self._slot_of: dict[int, int] = {}
+        self._slots: Slots | None = None
+        self._graphs: dict[int, tuple[torch.cuda.CUDAGraph, _Outcome]] = {}
+        self._soft = zeros(length, config.text.hidden_size, dtype=network.dtype)
+        self._seeds, self._canvas = zeros(2), zeros()
+        self._heat = zeros(steps, dtype=torch.float32) + 1  # temperature of every step
+        self._policy = kernels.RowPolicy(
+            steps=zeros(), bound=zeros(dtype=torch.float32), stability=zeros(),
+            confidence=zeros(dtype=torch.float32),
+        )  # fmt: skip
+        self._state = kernels.RowState(
+            tokens=zeros(length), draft=zeros(length), earlier=zeros(memory, length) - 1,
+            step=zeros(), finished=zeros(dtype=torch.bool) | True,
+        )  # fmt: skip
+
+    def begin(self, row: Row) -> None:
+        if row.number not in self._slot_of:
+            taken = set(self._slot_of.values())
+            self._slot_of[row.number] = next(i for i in range(self._rows) if i not in taken)
+        at = self._slot_of[row.number]
+        self._make_room(row)
+        assert self._slots is not None
+        self._slots.put(at, row.cache)
+        policy, state = row.policy, self._state
+        assert isinstance(policy.accept, EntropyBound)
+        assert isinstance(policy.stop, NeverEarly | StableAndConfident)
+        heat = [policy.temperature(step, policy.steps) for step in range(policy.steps)]
+        self._heat[at, : policy.steps] = torch.tensor(heat)
+        self._policy.steps[at] = policy.steps
+        self._policy.bound[at] = policy.accept.bound
+        early = policy.stop if isinstance(policy.stop, StableAndConfident) else None
+        self._policy.stability[at] = early.stability if early else 0
+        self._policy.confidence[at] = early.confidence if early else 0.0
+        self._seeds[at] = split_seeds([row.request.parameters.seed], self._seeds.device)[0]
+        self._canvas[at] = row.canvas
+        state.tokens[at] = row.draws.initial(row.canvas)[0]
+        state.earlier[at] = -1
+        state.step[at] = 0
+        state.finished[at] = False
+        self._soft[at] = 0
+
+    def step(self, rows: Sequence[Row]) -> Iterator[tuple[Row, StepOutput]]:
+        ends = max(self._slot_of.values()) + 1
+        padded = min(self._rows, 1 << (ends - 1).bit_length())
+        before = self._state.step.tolist()
+        outcome = self._run(padded)
+        for row in rows:
+            at = self._slot_of[row.number]
+            one = slice(at, at + 1)
+            yield row, StepOutput(
+                rows=torch.zeros(1, dtype=torch.int64, device=self._seeds.device),
+                step=before[at],
+                argmax=outcome.argmax[one].clone(),
+                entropy=outcome.entropy[one].clone(),
+                accepted=outcome.accepted[one].clone(),
+                finished=self._state.finished[one].clone(),
+            )
+
+    def leave(self, row: Row) -> None:
+        self._state.finished[self._slot_of.pop(row.number)] = True
+
+    def held(self, columns: Sequence[int]) -> int:
+        """Bytes of the slots while requests of so many columns each are at work."""
+        longest = _round_up(max(columns))
+        return self._rows * cache_bytes(self._network.config.text, longest, self._network.dtype)
+
+    def _make_room(self, row: Row) -> None:
+        """Longer slots, and everything that was recorded over the old ones forgotten."""
+        network = self._network
+        if self._slots is not None and row.columns <= self._slots.columns:
+            return
+        old, self._graphs = self._slots, {}
+        self._slots = Slots(
+            network.config.text, rows=self._rows, columns=_round_up(row.columns),
+            dtype=network.dtype, device=network.device,
+        )  # fmt: skip
+        if old is not None:
+            self._slots.copy(old)
+
+    def _run(self, rows: int) -> _Outcome:
+        if self._seeds.device.type != "cuda":
+            return self._step(rows)
+        if rows not in self._graphs:
+            self._graphs[rows] = self._record(rows)
+        graph, outcome = self._graphs[rows]
+        graph.replay()
+        return outcome
+
+    def _record(self, rows: int) -> tuple[torch.cuda.CUDAGraph, _Outcome]:
+        """Kernels are compiled by a first run, whose effects on the state are taken back."""
+        changed = [self._soft, *self._state]
+        kept = [tensor.clone() for tensor in changed]
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            self._step(rows)
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        pool = next(iter(self._graphs.values()))[0].pool() if self._graphs else None
+        with torch.cuda.graph(graph, pool=pool):
+            outcome = self._step(rows)
+        for tensor, old in zip(changed, kept, strict=True):
+            tensor.copy_(old)
+        return graph, outcome
+
+    def _step(self, rows: int) -> _Outcome:
+        """The first so many slots, finished ones among them: those stay as they are."""
+        network, length = self._network, self._network.config.canvas_length
+        cap, weight = network.config.text.final_logit_softcapping, network.embed.weight.detach()
+        state = kernels.RowState(*(tensor[:rows] for tensor in self._state))
+        seeds, canvas = self._seeds[:rows], self._canvas[:rows]
+        assert self._slots is not None
+        hidden = self._pass(state.tokens, self._soft[:rows], self._slots)
+        last = self._heat.shape[1] - 1
+        heat = self._heat[:rows].gather(1, state.step.clamp(max=last)[:, None])
+        uniform = kernels.draw_uniforms(
+            seeds, canvas, state.step, stream=Stream.SAMPLE, length=length
+        )
+        said = head(
+            hidden, weight, cap=cap, uniform=uniform.flatten(),
+            temperature=heat.expand(rows, length).flatten().contiguous(),
+        )  # fmt: skip
+        soft = soft_embed(
+            said.logits, said.log_sum, weight, scale=float(network.embed_scale)
+        )
+        self._soft[:rows] = soft.view(rows, length, -1)
+        argmax, entropy = said.argmax.view(rows, length), said.entropy.view(rows, length)
+        accepted = kernels.advance(
+            state,
+            kernels.RowPolicy(*(tensor[:rows] for tensor in self._policy)),
+            argmax=argmax,
+            entropy=entropy,
+            sampled=said.sampled.view(rows, length),
+            seeds=seeds,
+            canvas=canvas,
+            stream=Stream.RENOISE_TOKEN,
+            vocab_size=network.config.text.vocab_size,
+        )
+        return _Outcome(argmax, entropy, accepted)
+
+
+def _round_up(columns: int) -> int:
+    return -(-columns // _COLUMNS) * _COLUMNS
