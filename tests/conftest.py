@@ -1,5 +1,6 @@
 """What tests of several folders share: the recorded reference, and small random networks."""
 
+import os
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from importlib import resources
@@ -13,8 +14,12 @@ from gesso.config import GenerationConfig, ModelConfig
 from gesso.generation.model import DiffusionGemma
 from gesso.model.network import Network
 from gesso.processor import Processor
+from tests.triton_interpreter import mend
 
 torch.set_num_threads(1)
+# Triton decides at import whether it interprets its kernels, so this comes before any of them.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
 
 REFERENCE = Path(__file__).parent / "fixtures" / "reference"
 TINY = Path(str(resources.files("gesso") / "assets" / "tiny"))
@@ -92,6 +97,15 @@ def make_network(raw_config: Callable[..., dict[str, Any]]) -> Callable[..., Net
         return network
 
     return make
+
+
+@pytest.fixture(scope="session")
+def device() -> torch.device:
+    """Where Triton's kernels run: a GPU, or without one the CPU, interpreted."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    mend()
+    return torch.device("cpu")
 
 
 @pytest.fixture(scope="session")

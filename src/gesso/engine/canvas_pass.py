@@ -22,8 +22,11 @@ from gesso.kernels.rope import Rotation
 from gesso.model.attention import Attention
 from gesso.model.layer import Layer
 from gesso.model.mlp import MLP
+from gesso.model.moe import Experts
 from gesso.model.network import Network
 from gesso.quant import QuantExperts, QuantLinear
+
+_Stack = dict[str, Tensor] | Tensor
 
 
 class CanvasPass:
@@ -34,19 +37,19 @@ class CanvasPass:
     def __call__(self, tokens: Tensor, soft: Tensor, slots: Slots) -> Tensor:
         """tokens (B, L) int64, soft (B, L, M), for the first B slots -> (B * L, M) hidden states
         after the last norm."""
-        network, rows = self._network, len(tokens)
-        positions = slots.full[:rows, None] + torch.arange(tokens.shape[1], device=tokens.device)
-        turns = network._rotations(positions, network.dtype)
-        x = self._condition(network._embed(tokens), soft)
+        network, (rows, length) = self._network, tokens.shape
+        positions = slots.full[:rows, None] + torch.arange(length, device=tokens.device)
+        turns = network.rotations(positions, network.dtype)
+        x = self._condition(network.embed_tokens(tokens.flatten()), soft.flatten(0, 1))  # (T, M)
         layers = [layer for layer in network.layers if isinstance(layer, Layer)]
         norms = [self._weight(layer.attention_norm) for layer in layers[1:]]
         norms.append(self._weight(network.norm))
         normed = self._norm(x, layers[0].attention_norm)
         for index, (layer, next_norm) in enumerate(zip(layers, norms, strict=True)):
             turn = turns[network.config.text.is_full(index)]
-            attended = self._attend(layer.attention, normed, turn, slots)
+            attended = self._attend(layer.attention, normed.view(rows, length, -1), turn, slots)
             x, normed = self._feed_forward(layer, x, attended, next_norm)
-        return normed.flatten(0, 1)
+        return normed
 
     def _condition(self, x: Tensor, soft: Tensor) -> Tensor:
         part = self._network.self_conditioning
@@ -75,12 +78,12 @@ class CanvasPass:
             first=slots.first[: len(x)],
             length=slots.lengths(attention.layer, len(x)),
         )
-        return _product(attention.o, out)
+        return _product(attention.o, out.flatten(0, 1))
 
     def _feed_forward(
         self, layer: Layer, x: Tensor, attended: Tensor, next_norm: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """x (B, L, M) and what attention adds -> x after the layer, and the next norm of it."""
+        """x (T, M) and what attention adds -> x after the layer, and the next norm of it."""
         inputs = enter_feed_forward(
             x,
             attended,
@@ -91,16 +94,12 @@ class CanvasPass:
             eps=self._eps,
         )
         router = layer.router
-        routing = route(
-            inputs.router.flatten(0, 1), router.proj.weight, router.per_expert_scale, k=router.k
-        )
-        sparse = experts(
-            inputs.sparse.flatten(0, 1), routing.expert, routing.weight, *_stacks(layer.experts)
-        )
+        routing = route(inputs.router, router.proj.weight, router.per_expert_scale, k=router.k)
+        sparse = experts(inputs.sparse, routing.expert, routing.weight, *_stacks(layer.experts))
         out = leave_feed_forward(
             inputs.x,
             self._mlp(layer.mlp, inputs.dense),
-            sparse.view_as(x),
+            sparse,
             post_mlp=self._weight(layer.post_mlp_norm),
             post_moe=self._weight(layer.post_moe_norm),
             post=self._weight(layer.post_norm),
@@ -127,12 +126,13 @@ class CanvasPass:
 def _product(module: nn.Module, x: Tensor) -> Tensor:
     """Weights in full width go to the vendor's library, which is hard to beat there."""
     if isinstance(module, QuantLinear):
-        return linear(x, module.weight.stored, round_tokens=module.weight.rounds_tokens)
+        return linear(x, module.weight.tensors)
     assert isinstance(module, nn.Linear)
     return F.linear(x, module.weight)
 
 
-def _stacks(module: nn.Module) -> tuple[object, object]:
+def _stacks(module: nn.Module) -> tuple[_Stack, _Stack]:
     if isinstance(module, QuantExperts):
-        return module.gate_up.stored, module.down.stored
+        return module.gate_up.tensors, module.down.tensors
+    assert isinstance(module, Experts)
     return module.gate_up.detach(), module.down.detach()

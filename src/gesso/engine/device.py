@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from gesso.cache import cache_bytes
@@ -28,6 +29,8 @@ from gesso.model.network import Network
 
 # Slots are as long as the longest request, in units of so many columns.
 _COLUMNS = 1024
+# Steps of a policy, and drafts that a stop rule looks back on, for which there is room at first.
+_STEPS, _MEMORY = 64, 2
 
 
 @dataclass(frozen=True)
@@ -42,9 +45,8 @@ class _Outcome:
 class DeviceSteps:
     """In place of `JoinedSteps`: the same outputs, from kernels."""
 
-    def __init__(self, network: Network, *, rows: int, steps: int, memory: int) -> None:
-        """For so many rows at most, policies of so many `steps` at most, and stop rules that look
-        back on `memory` drafts at most."""
+    def __init__(self, network: Network, *, rows: int) -> None:
+        """For so many rows at most."""
         config, device = network.config, network.device
         length = config.canvas_length
 
@@ -59,13 +61,13 @@ class DeviceSteps:
         self._graphs: dict[int, tuple[torch.cuda.CUDAGraph, _Outcome]] = {}
         self._soft = zeros(length, config.text.hidden_size, dtype=network.dtype)
         self._seeds, self._canvas = zeros(2), zeros()
-        self._heat = zeros(steps, dtype=torch.float32) + 1  # temperature of every step
+        self._heat = zeros(_STEPS, dtype=torch.float32) + 1  # temperature of every step
         self._policy = kernels.RowPolicy(
             steps=zeros(), bound=zeros(dtype=torch.float32), stability=zeros(),
             confidence=zeros(dtype=torch.float32),
         )  # fmt: skip
         self._state = kernels.RowState(
-            tokens=zeros(length), draft=zeros(length), earlier=zeros(memory, length) - 1,
+            tokens=zeros(length), draft=zeros(length), earlier=zeros(_MEMORY, length) - 1,
             step=zeros(), finished=zeros(dtype=torch.bool) | True,
         )  # fmt: skip
 
@@ -103,13 +105,16 @@ class DeviceSteps:
         for row in rows:
             at = self._slot_of[row.number]
             one = slice(at, at + 1)
-            yield row, StepOutput(
-                rows=torch.zeros(1, dtype=torch.int64, device=self._seeds.device),
-                step=before[at],
-                argmax=outcome.argmax[one].clone(),
-                entropy=outcome.entropy[one].clone(),
-                accepted=outcome.accepted[one].clone(),
-                finished=self._state.finished[one].clone(),
+            yield (
+                row,
+                StepOutput(
+                    rows=torch.zeros(1, dtype=torch.int64, device=self._seeds.device),
+                    step=before[at],
+                    argmax=outcome.argmax[one].clone(),
+                    entropy=outcome.entropy[one].clone(),
+                    accepted=outcome.accepted[one].clone(),
+                    finished=self._state.finished[one].clone(),
+                ),
             )
 
     def leave(self, row: Row) -> None:
@@ -121,17 +126,20 @@ class DeviceSteps:
         return self._rows * cache_bytes(self._network.config.text, longest, self._network.dtype)
 
     def _make_room(self, row: Row) -> None:
-        """Longer slots, and everything that was recorded over the old ones forgotten."""
-        network = self._network
-        if self._slots is not None and row.columns <= self._slots.columns:
-            return
-        old, self._graphs = self._slots, {}
-        self._slots = Slots(
-            network.config.text, rows=self._rows, columns=_round_up(row.columns),
-            dtype=network.dtype, device=network.device,
-        )  # fmt: skip
-        if old is not None:
-            self._slots.copy(old)
+        """Larger tensors where this row needs them; what was recorded over the old ones goes."""
+        if self._slots is None or row.columns > self._slots.columns:
+            network, old, self._graphs = self._network, self._slots, {}
+            self._slots = Slots(
+                network.config.text, rows=self._rows, columns=_round_up(row.columns),
+                dtype=network.dtype, device=network.device,
+            )  # fmt: skip
+            if old is not None:
+                self._slots.copy(old)
+        if (more := row.policy.steps - self._heat.shape[1]) > 0:
+            self._heat, self._graphs = F.pad(self._heat, (0, more), value=1.0), {}
+        if (more := row.policy.stop.memory - self._state.earlier.shape[1]) > 0:
+            earlier = F.pad(self._state.earlier, (0, 0, more, 0), value=-1)
+            self._state, self._graphs = self._state._replace(earlier=earlier), {}
 
     def _run(self, rows: int) -> _Outcome:
         if self._seeds.device.type != "cuda":
@@ -176,9 +184,7 @@ class DeviceSteps:
             hidden, weight, cap=cap, uniform=uniform.flatten(),
             temperature=heat.expand(rows, length).flatten().contiguous(),
         )  # fmt: skip
-        soft = soft_embed(
-            said.logits, said.log_sum, weight, scale=float(network.embed_scale)
-        )
+        soft = soft_embed(said.logits, said.log_sum, weight, scale=float(network.embed_scale))
         self._soft[:rows] = soft.view(rows, length, -1)
         argmax, entropy = said.argmax.view(rows, length), said.entropy.view(rows, length)
         accepted = kernels.advance(

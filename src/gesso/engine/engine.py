@@ -42,10 +42,12 @@ class Engine:
         max_rows: int = 16,
         chunk: int = 1024,
         max_memory: int | str | None = None,
+        stepper: Stepper | None = None,
     ) -> None:
         """max_rows: that are denoised together. chunk: tokens of a prompt encoded at a time.
         max_memory: for everything, weights included, in bytes or as "18GB"; by default most of
-        what the device has. ValueError when that is too little.
+        what the device has. stepper: how canvases take a step; by default by kernels on a GPU, and
+        elsewhere by the readable network. ValueError when the memory is too little.
         """
         for name, value in (("max_rows", max_rows), ("chunk", chunk)):
             if value < 1:
@@ -58,7 +60,7 @@ class Engine:
         self._waiting: deque[tuple[int, Request, Answer]] = deque()
         self._rows: list[Row] = []
         self._submitted = 0
-        self._stepper: Stepper = JoinedSteps(model.network, model.reader)
+        self._stepper = stepper or _stepper(model, max_rows)
         self._step_seconds = 0.0
 
     @property
@@ -242,3 +244,11 @@ class Engine:
         if left is None or not self._step_seconds:
             return policy
         return replace(policy, steps=min(policy.steps, max(1, int(left / self._step_seconds))))
+
+
+def _stepper(model: DiffusionGemma, rows: int) -> Stepper:
+    if model.network.device.type != "cuda":
+        return JoinedSteps(model.network, model.reader)
+    from gesso.engine.device import DeviceSteps  # triton is imported where it is of use
+
+    return DeviceSteps(model.network, rows=rows)

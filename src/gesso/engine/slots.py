@@ -51,8 +51,8 @@ class Slots:
 
     def copy(self, shorter: Slots) -> None:
         """All that shorter ones of the same rows hold."""
-        for mine, theirs in ((self.full, shorter.full), (self.sliding, shorter.sliding)):
-            mine.copy_(theirs)
+        self.full.copy_(shorter.full)
+        self.sliding.copy_(shorter.sliding)
         for mine, theirs in zip(self._layers, shorter._layers, strict=True):
             for new, old in zip(mine, theirs, strict=True):
                 new[:, :, : old.shape[2]] = old

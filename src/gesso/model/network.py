@@ -146,7 +146,7 @@ class Network(nn.Module):
             keys, values = torch.cat((old_keys, key), 2), torch.cat((old_values, value), 2)
             return Attended(attention(query, keys, values, mask=masks[full]), keys, values)
 
-        x = self.self_conditioning(self._embed(canvas), soft)
+        x = self.self_conditioning(self.embed_tokens(canvas), soft)
         return self._stack(x, positions, attend, scalar=lambda layer: layer.denoise_scalar)
 
     def head(self, hidden: Tensor) -> Tensor:
@@ -176,11 +176,12 @@ class Network(nn.Module):
         # sqrt(M) rounded to the weights' dtype: 53.0 in bf16 for M = 2816, not 53.066 (trap 14).
         return torch.tensor(self.config.text.hidden_size**0.5, dtype=self.dtype)
 
-    def _embed(self, ids: Tensor) -> Tensor:
+    def embed_tokens(self, ids: Tensor) -> Tensor:
+        """ids (...) -> (..., M), scaled."""
         return self.embed(ids) * self.embed_scale
 
     def _embed_prompt(self, ids: Tensor, images: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        x = self._embed(ids)
+        x = self.embed_tokens(ids)
         if images is None:
             return x, None
         if self.config.image_token_id is None:
@@ -205,7 +206,7 @@ class Network(nn.Module):
         scalar: Callable[[Layer], Tensor],
         keep: Callable[[int, Tensor, Tensor], None] | None = None,
     ) -> Tensor:
-        turns = self._rotations(positions, x.dtype)
+        turns = self.rotations(positions, x.dtype)
         for index, layer in enumerate(self.layers):
             assert isinstance(layer, Layer)
             inputs = (x, turns[self.config.text.is_full(index)], attend, scalar(layer))
@@ -219,7 +220,8 @@ class Network(nn.Module):
                 keep(index, keys, values)
         return self.norm(x)
 
-    def _rotations(self, positions: Tensor, dtype: torch.dtype) -> dict[bool, Rotation]:
+    def rotations(self, positions: Tensor, dtype: torch.dtype) -> dict[bool, Rotation]:
+        """positions (B, n) -> angles on full layers (True) and on sliding ones."""
         text = self.config.text
         kinds = (
             (False, text.sliding_rope, text.head_dim),

@@ -26,8 +26,13 @@ class Stored(nn.Module):
         for name, tensor in form.quantize(weight.detach()).items():
             self.register_buffer(name, tensor)
 
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """What is stored, by the format's names."""
+        return dict(self.named_buffers())
+
     def wide(self, dtype: torch.dtype) -> Tensor:
-        return self.form.dequantize(dict(self.named_buffers()), dtype)
+        return self.form.dequantize(self.tensors, dtype)
 
 
 class QuantLinear(nn.Module):

@@ -1,28 +1,14 @@
-"""Triton kernels on the machine's GPU, or without one under Triton's interpreter."""
+"""Triton's interpreter, mended where it does not compute what the hardware computes."""
 
-import os
 from typing import Any
 
-import pytest
 import torch
 
-# Triton decides at import, so this comes before any test imports a kernel.
-if not torch.cuda.is_available():
-    os.environ.setdefault("TRITON_INTERPRET", "1")
 
-
-@pytest.fixture
-def device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _faithful_small_floats() -> None:
+def mend() -> None:
     """Triton 3.9's interpreter cuts float32 short where the hardware rounds to bfloat16, loses
     bfloat16's subnormals and a carry into e4m3's exponent, and computes with bfloat16 as if its
-    bits were integers: here it does none of these."""
-    if not os.environ.get("TRITON_INTERPRET"):
-        return
+    bits were integers: after this it does none of these."""
     from triton import language as tl
     from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 

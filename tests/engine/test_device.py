@@ -1,0 +1,74 @@
+"""A step by kernels against the reference loop; without a GPU under Triton's interpreter."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from gesso.engine import Engine
+from gesso.engine.device import DeviceSteps
+from gesso.generation.model import DiffusionGemma
+from gesso.model.quantize import SCHEMES, quantize_network
+from tests.engine.schedules import L, Plan, alone, plans, together
+
+
+def make_engine(dg: DiffusionGemma, device: torch.device, *, rows: int, chunk: int = 64) -> Engine:
+    dg.network.to(device)
+    return Engine(dg, max_rows=rows, chunk=chunk, stepper=DeviceSteps(dg.network, rows=rows))
+
+
+def plan(words: list[int], *, arrives: int = 0, **keys: object) -> Plan:
+    return Plan(words=words, arrives=arrives, gives_up=None, keys=keys)
+
+
+def test_rows_at_different_canvases(dg: DiffusionGemma, device: torch.device) -> None:
+    """Below and above the window, one of them ending early, one coming when a slot is free."""
+    common = dict(max_denoising_steps=3, ignore_stop_tokens=True)
+    schedule = [
+        plan([0, 1] * 4, max_new_tokens=2 * L, seed=1, confidence=7.0, stability=1, **common),
+        plan([2], arrives=1, max_new_tokens=L + 1, seed=2**40, entropy_bound=40.0, **common),
+        plan([1, 1], arrives=2, max_new_tokens=2, seed=3, temperature_start=2.0, **common),
+    ]
+    engine = make_engine(dg, device, rows=2)
+    assert together(engine, schedule) == [alone(dg, one) for one in schedule]
+
+
+@settings(
+    max_examples=2 if not torch.cuda.is_available() else 200,
+    deadline=None,
+    derandomize=True,
+    phases=(Phase.generate,),  # what fails shrinks for an hour under the interpreter
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(schedule=st.lists(plans, min_size=1, max_size=2), rows=st.integers(1, 3))
+def test_every_request_gets_what_it_gets_alone(
+    dg: DiffusionGemma, device: torch.device, schedule: list[Plan], rows: int
+) -> None:
+    engine = make_engine(dg, device, rows=rows)
+    assert together(engine, schedule) == [alone(dg, one) for one in schedule]
+
+
+@pytest.mark.parametrize("scheme", sorted(SCHEMES))
+def test_weights_in_few_bits(dg: DiffusionGemma, device: torch.device, scheme: str) -> None:
+    """The readable network makes them wide first."""
+    quantize_network(dg.network, SCHEMES[scheme])
+    one = plan([0, 1], max_new_tokens=2, max_denoising_steps=2, ignore_stop_tokens=True)
+    assert together(make_engine(dg, device, rows=1), [one]) == [alone(dg, one)]
+
+
+def test_room_grows_while_a_row_is_at_work(
+    dg: DiffusionGemma, device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More columns, steps and drafts than there were slots, temperatures and memory for."""
+    monkeypatch.setattr("gesso.engine.device._COLUMNS", 16)
+    monkeypatch.setattr("gesso.engine.device._STEPS", 2)
+    monkeypatch.setattr("gesso.engine.device._MEMORY", 0)
+    dg.generation = replace(dg.generation, eos_token_ids=())
+    schedule = [
+        plan([0], max_new_tokens=L + 1, max_denoising_steps=2, adaptive_stop=False),
+        plan([0, 1] * 8, arrives=1, max_new_tokens=1, max_denoising_steps=3, stability=2),
+    ]
+    engine = make_engine(dg, device, rows=2)
+    assert together(engine, schedule) == [alone(dg, one) for one in schedule]
