@@ -24,7 +24,7 @@ from gesso.checkpoint.read import (
     take_stock,
 )
 from gesso.checkpoint.schemes import KEY, quantization_config
-from gesso.checkpoint.shards import Stored, open_weights
+from gesso.checkpoint.shards import Stored, open_weights, read_matrix
 from gesso.checkpoint.write import PROCESSOR_FILE, Piece, write_checkpoint
 from gesso.model.moe import Experts
 from gesso.model.network import Network, parameter_count
@@ -113,12 +113,13 @@ def _pieces(
 
 
 def _wide(published: str, entry: Stored, dtype: torch.dtype) -> Callable[[], Mapping[str, Tensor]]:
-    def make() -> dict[str, Tensor]:
-        with open_weights(entry.file) as weights:
-            raw = weights.get_tensor(published)
-        return {published: checked(entry.file, published, raw, dtype)}
+    return lambda: {published: checked(entry.file, published, _read(entry.file, published), dtype)}
 
-    return make
+
+def _read(file: Path, name: str) -> Tensor:
+    with open_weights(file) as weights:
+        tensor: Tensor = weights.get_tensor(name)
+    return tensor
 
 
 def _packed(
@@ -132,9 +133,10 @@ def _packed(
     for number, modules in enumerate(matrices):
 
         def make(number: int = number, modules: tuple[str, ...] = modules) -> dict[str, Tensor]:
-            with open_weights(entry.file) as weights:
-                part = weights.get_slice(published)
-                raw = part[number] if stacked else part[:]
+            if stacked:
+                raw = read_matrix(entry.file, published, number)
+            else:
+                raw = _read(entry.file, published)
             matrix = checked(entry.file, published, raw, dtype)
             return _named(modules, _split(layout, matrix, len(modules)))
 
