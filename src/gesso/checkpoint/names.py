@@ -65,7 +65,12 @@ _VISION_LAYER = {
     "mlp.down.weight": "mlp.down_proj.linear.weight",
 }
 
+# The linear maps whose rows, one after the other, are an expert's matrix, by the names that they
+# have where experts are stored one by one: in few bits (model-spec §9).
+_EXPERT = {"gate_up_proj": ("gate_proj", "up_proj"), "down_proj": ("down_proj",)}
+
 _ENCODER_LAYER = "model.encoder.language_model.layers"
+_NUMBER = re.compile(r"(?<=\\\.)\d+")
 _NUMBERED = re.compile(r"(vision\.)?layers\.(\d+)\.(.+)")
 
 
@@ -81,6 +86,26 @@ def published_name(native: str) -> str:
     if rest == "encode_scalar":
         return f"{_ENCODER_LAYER}.{index}.layer_scalar"
     return f"model.decoder.layers.{index}.{_LAYER[rest]}"
+
+
+def published_modules(native: str, *, experts: int) -> list[tuple[str, ...]]:
+    """The published linear maps that a weight of `Network.state_dict()` consists of.
+
+    For each of its matrices the modules whose rows it is made of, one after the other; what is
+    not a stack of `experts` is one matrix of one module.
+    """
+    path, _, leaf = published_name(native).rpartition(".")
+    if leaf not in _EXPERT:
+        assert leaf == "weight"
+        return [(path,)]
+    return [tuple(f"{path}.{e}.{part}" for part in _EXPERT[leaf]) for e in range(experts)]
+
+
+def module_pattern(published: str) -> str:
+    """The same module of every layer and every expert, as a regular expression that also fits
+    readers with other prefixes."""
+    inner = re.escape(published.removeprefix("model.decoder."))
+    return r".*\b" + _NUMBER.sub(lambda _: r"\d+", inner) + "$"
 
 
 def is_tied_copy(published: str, known: set[str]) -> bool:

@@ -1,23 +1,35 @@
 """A network from a checkpoint's folder.
 
 The network is laid out without memory first; then each tensor is read, checked, cast, moved and
-put in its place before the next one is read. Host memory peaks at the model and one tensor.
+put in its place before the next one is read. Host memory peaks at the model and one tensor. Weights
+that the file has in few bits stay so.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from gesso.checkpoint.layouts import Layout
 from gesso.checkpoint.names import is_tied_copy, published_name
-from gesso.checkpoint.shards import Stored, inventory, listed, open_weights
+from gesso.checkpoint.packed import (
+    Rows,
+    expected_rows,
+    fill_in,
+    find_packed,
+    finish,
+    lay_out,
+    spare_names,
+)
+from gesso.checkpoint.schemes import CONFIG_FILE, Quantization, read_quantization
+from gesso.checkpoint.shards import HEADER, Stored, inventory, listed, open_weights
 from gesso.config import GenerationConfig, ModelConfig, read_json
 from gesso.model.network import Network
 
-CONFIG_FILE = "config.json"
 GENERATION_FILE = "generation_config.json"
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -42,31 +54,64 @@ def load_network(
 ) -> Network:
     """The network of a checkpoint, whole and on `device`.
 
-    dtype: float32, bfloat16 or float16; None takes the one that config.json names. Second copies
-    of tied tensors are ignored. ValueError, before any weight is read, for a folder whose files
-    or tensors are not those of the network that its config.json describes; while reading, for
-    damaged data and for NaN or infinite weights. Quantized checkpoints are not read.
+    dtype: float32, bfloat16 or float16, of what is not in few bits; None takes the one that
+    config.json names. Weights that are in few bits (model-spec §9) stay so, in `QuantLinear` and
+    `QuantExperts`, and what the file says of activations and of the cache is not carried out.
+    Second copies of tied tensors are ignored. ValueError, before any weight is read, for a folder
+    whose files or tensors are not those of the network that its config.json describes; while
+    reading, for damaged data and for NaN or infinite weights.
     """
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder; a checkpoint is a folder with {CONFIG_FILE}")
     config = read_config(folder)
-    dtype = _chosen_dtype(folder, config, dtype)
+    dtype = chosen_dtype(folder, config, dtype)
     with torch.device("meta"):
         network = Network(config)
-    native = {published_name(name): name for name in network.state_dict()}
-    stored = inventory(folder)
-    _check_dtypes(folder, stored)
-    _check_names(folder, stored, set(native))
-    _check_shapes(stored, {name: network.state_dict()[native[name]].shape for name in native})
-    for file in sorted({stored[name].file for name in native}):
+    contents = take_stock(folder, network)
+    native, rows = contents.native, contents.rows
+    for file in sorted({contents.stored[name].file for name in (*native, *rows)}):
         with open_weights(file) as weights:
             # In the order of the file: one pass over the disk.
             for name in weights.offset_keys():
                 if name in native:
-                    tensor = _convert(file, name, weights.get_tensor(name), dtype, device)
+                    tensor = checked(file, name, weights.get_tensor(name), dtype, device)
                     _place(network, native[name], tensor)
+                elif name in rows:
+                    part = _checked_part(file, name, weights.get_tensor(name), rows[name])
+                    fill_in(network, rows[name], part, device=device)
+    finish(network, contents.packed)
     assert not any(t.is_meta for t in network.state_dict().values()), "a tensor was left out"
     return network
+
+
+class Contents(NamedTuple):
+    """What a folder holds of a network: every tensor by its published name; of the wide ones the
+    native name; the weights that are in few bits, by native name, and the tensors they are in."""
+
+    stored: Mapping[str, Stored]
+    native: Mapping[str, str]
+    packed: Mapping[str, Layout]
+    rows: Mapping[str, Rows]
+
+
+def take_stock(folder: Path, network: Network) -> Contents:
+    """Check the headers against a network without memory, which is laid out as the folder has it.
+
+    ValueError when the folder's tensors are not the network's.
+    """
+    stored, quantization = inventory(folder), read_quantization(folder)
+    packed = find_packed(network, stored, quantization.layouts if quantization else ())
+    wide = {name: t.shape for name, t in network.state_dict().items() if name not in packed}
+    native = {published_name(name): name for name in wide}
+    lay_out(network, packed)
+    rows = expected_rows(network, packed)
+    _check_known(folder, stored, quantization)
+    _check_names(folder, stored, {*native, *rows}, spare=spare_names(network, packed))
+    for name in native:
+        _check_wide(stored[name], name, wide[native[name]])
+    for name, wanted in rows.items():
+        _check_packed(stored[name], name, wanted.like)
+    return Contents(stored, native, packed, rows)
 
 
 def require_finite(tensor: Tensor, *, where: str, mend: str) -> None:
@@ -77,7 +122,7 @@ def require_finite(tensor: Tensor, *, where: str, mend: str) -> None:
         raise ValueError(f"{where}: holds NaN or infinite values; {mend}")
 
 
-def _chosen_dtype(folder: Path, config: ModelConfig, dtype: torch.dtype | None) -> torch.dtype:
+def chosen_dtype(folder: Path, config: ModelConfig, dtype: torch.dtype | None) -> torch.dtype:
     expected = f"expected one of {', '.join(DTYPES)}"
     if dtype is None:
         if config.dtype not in DTYPES:
@@ -88,24 +133,27 @@ def _chosen_dtype(folder: Path, config: ModelConfig, dtype: torch.dtype | None) 
     return dtype
 
 
-def _check_dtypes(folder: Path, stored: Mapping[str, Stored]) -> None:
+def _check_known(
+    folder: Path, stored: Mapping[str, Stored], quantization: Quantization | None
+) -> None:
     # Before the names: a quantized layout also splits and renames tensors, and the list of those
     # would hide what is wrong.
     packed = sorted(name for name, entry in stored.items() if entry.dtype not in _FLOATS)
-    if not packed:
-        return
-    method = (read_json(folder / CONFIG_FILE).get("quantization_config") or {}).get("quant_method")
-    how = f"quant_method {method!r}" if method else "no quant_method in config.json"
-    kinds = ", ".join(sorted({stored[name].dtype for name in packed}))
-    raise ValueError(
-        f"{folder}: {listed(packed, 'tensor')} in {kinds}: a quantized checkpoint ({how}), which "
-        "is not read yet; use the one in bfloat16"
-    )
+    if packed and quantization is None:
+        kinds = ", ".join(sorted({stored[name].dtype for name in packed}))
+        raise ValueError(
+            f"{folder}: {listed(packed, 'tensor')} in {kinds}: a quantized checkpoint (no "
+            f"quantization_config in {CONFIG_FILE}, which says how); copy that file again"
+        )
 
 
-def _check_names(folder: Path, stored: Mapping[str, Stored], known: set[str]) -> None:
+def _check_names(
+    folder: Path, stored: Mapping[str, Stored], known: set[str], *, spare: set[str]
+) -> None:
     missing = sorted(known - stored.keys())
-    extra = sorted(name for name in stored.keys() - known if not is_tied_copy(name, known))
+    extra = sorted(
+        name for name in stored.keys() - known - spare if not is_tied_copy(name, known | spare)
+    )
     if not missing and not extra:
         return
     faults = [listed(missing, "missing tensor")] if missing else []
@@ -116,18 +164,36 @@ def _check_names(folder: Path, stored: Mapping[str, Stored], known: set[str]) ->
     )
 
 
-def _check_shapes(stored: Mapping[str, Stored], shapes: Mapping[str, torch.Size]) -> None:
-    for name, shape in shapes.items():
-        if stored[name].shape != tuple(shape):
-            raise ValueError(
-                f"{stored[name].file}: {name} has shape {list(stored[name].shape)}, expected "
-                f"{list(shape)} from {CONFIG_FILE}; one of the two files is of another checkpoint"
-            )
+def _check_wide(entry: Stored, name: str, shape: torch.Size) -> None:
+    if entry.dtype not in _FLOATS:
+        raise ValueError(
+            f"{entry.file}: {name} is in {entry.dtype}; this tensor is read in {', '.join(_FLOATS)}"
+        )
+    _check_shape(entry, name, shape)
 
 
-def _convert(
-    file: Path, name: str, raw: Tensor, dtype: torch.dtype, device: torch.device | str
+def _check_packed(entry: Stored, name: str, like: Tensor) -> None:
+    if entry.dtype != HEADER[like.dtype]:
+        raise ValueError(
+            f"{entry.file}: {name} is in {entry.dtype}; its layout has it in {HEADER[like.dtype]}"
+        )
+    # The one number of a matrix has a dimension or none.
+    if like.numel() > 1 or entry.shape not in ((), (1,)):
+        _check_shape(entry, name, like.shape)
+
+
+def _check_shape(entry: Stored, name: str, shape: torch.Size) -> None:
+    if entry.shape != tuple(shape):
+        raise ValueError(
+            f"{entry.file}: {name} has shape {list(entry.shape)}, expected {list(shape)} from "
+            f"{CONFIG_FILE}; one of the two files is of another checkpoint"
+        )
+
+
+def checked(
+    file: Path, name: str, raw: Tensor, dtype: torch.dtype, device: torch.device | str = "cpu"
 ) -> Tensor:
+    """A tensor of a file in `dtype`. ValueError for NaN, infinities and what `dtype` has not."""
     tensor = raw.to(device=device, dtype=dtype)
     try:
         require_finite(tensor, where=f"{file}: {name}", mend="the checkpoint is damaged")
@@ -137,6 +203,13 @@ def _convert(
             f"{file}: {name} has values beyond the range of {dtype}; load it in bfloat16 or float32"
         ) from None
     return tensor
+
+
+def _checked_part(file: Path, name: str, raw: Tensor, rows: Rows) -> Tensor:
+    part = rows.part.read(raw)
+    if part.is_floating_point():
+        require_finite(part.float(), where=f"{file}: {name}", mend="the checkpoint is damaged")
+    return part
 
 
 def _place(network: Network, name: str, tensor: Tensor) -> None:

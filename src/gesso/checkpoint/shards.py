@@ -6,18 +6,32 @@ are small, so that an unfit checkpoint is refused before its first weight is rea
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
 from gesso.config import read_json
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
+
+# How headers spell the dtypes that are met in them.
+HEADER = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.bfloat16: "BF16",
+    torch.float16: "F16",
+    torch.float8_e4m3fn: "F8_E4M3",
+    torch.uint8: "U8",
+    torch.int32: "I32",
+}
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _TORN = "the file is cut short or damaged; download or write it again"
@@ -67,6 +81,22 @@ def open_weights(file: Path) -> Iterator[Any]:
             yield weights
     except SafetensorError as error:
         raise ValueError(f"{file}: not readable as safetensors ({error}); {_TORN}") from None
+
+
+def read_matrix(file: Path, name: str, number: int) -> Tensor:
+    """One matrix of a stack (E, out, in) in a file that `inventory` has accepted.
+
+    safetensors' own slices, when not mapped, read the whole tensor.
+    """
+    with file.open("rb") as raw:
+        size = int.from_bytes(raw.read(8), "little")
+        entry = json.loads(raw.read(size))[name]
+        dtype = next(each for each, spelt in HEADER.items() if spelt == entry["dtype"])
+        _, out, inner = entry["shape"]
+        length = out * inner * dtype.itemsize
+        raw.seek(8 + size + entry["data_offsets"][0] + number * length)
+        # From a bytearray, for a tensor has to be writable.
+        return torch.frombuffer(bytearray(raw.read(length)), dtype=dtype).view(out, inner)
 
 
 def _header(file: Path) -> dict[str, Stored]:

@@ -1,4 +1,4 @@
-"""A checkpoint's folder from a network, in the published layout.
+"""A checkpoint's folder, in the published layout.
 
 Everything is first written whole into a folder beside the target, and flushed to the disk. A
 target that does not exist is then made by one rename. One that exists keeps the files that are
@@ -7,7 +7,7 @@ or the single file) is removed, the new files move in one by one, and their entr
 every moment the folder is thus either a whole checkpoint or one that `load_network` refuses,
 never a mixture of two that loads; and while it is refused, the new one lies beside it.
 
-The same network and options give the same bytes: file order, tensor order and JSON are fixed.
+The same pieces and options give the same bytes: file order, tensor order and JSON are fixed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,14 +26,17 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from gesso.checkpoint.names import published_name
-from gesso.checkpoint.read import CONFIG_FILE, DTYPES, GENERATION_FILE, require_finite
+from gesso.checkpoint.read import DTYPES, GENERATION_FILE, require_finite
+from gesso.checkpoint.schemes import CONFIG_FILE
 from gesso.checkpoint.shards import INDEX_FILE, SINGLE_FILE, shard_file
 from gesso.config import GenerationConfig
 from gesso.model.network import Network, parameter_count
+from gesso.model.quantize import is_quantized
 
 # What a checkpoint carries for its texts and images; the first is the one that must be there.
+PROCESSOR_FILE = "tokenizer.json"
 _COMPANIONS = (
-    "tokenizer.json",
+    PROCESSOR_FILE,
     "tokenizer_config.json",
     "special_tokens_map.json",
     "processor_config.json",
@@ -42,9 +45,17 @@ _COMPANIONS = (
 )
 
 
+class Piece(NamedTuple):
+    """Tensors that are made together when it is their turn to be written. sizes: in bytes, by
+    published name."""
+
+    sizes: Mapping[str, int]
+    make: Callable[[], Mapping[str, Tensor]]
+
+
 class Shard(NamedTuple):
     file: str
-    names: list[str]
+    pieces: list[Piece]
 
 
 def save_checkpoint(
@@ -58,40 +69,87 @@ def save_checkpoint(
 ) -> None:
     """Write a checkpoint that this package and transformers read.
 
-    generation None writes no generation_config.json. dtype None: the network's own. processor: a
-    folder whose tokenizer, chat template and image settings go along. Weights of more than
-    max_shard_bytes go into several files (a larger tensor gets one to itself), and at most one
-    file's worth is held in memory beside the network. Files of the folder that are not written
-    here stay as they are. ValueError, and the folder untouched, for NaN or infinite weights and
-    for a processor without a tokenizer.
+    dtype None: the network's own; other arguments as in `write_checkpoint`. At most one file's
+    worth is held in memory beside the network. ValueError, and the folder untouched, for NaN or
+    infinite weights and for a network in few bits: its file is there already, or `gesso convert`
+    makes one from the wide weights, which may still be trained and merged into.
     """
     dtype = network.dtype if dtype is None else dtype
     if dtype not in DTYPES.values():
         raise ValueError(f"dtype is {dtype}; expected one of {', '.join(DTYPES)}")
+    if is_quantized(network):
+        raise ValueError(
+            "a network whose weights are in few bits is not saved; keep the checkpoint that it "
+            "came from, or make one with gesso convert --quantize"
+        )
+
+    def piece(name: str, tensor: Tensor) -> Piece:
+        return Piece(
+            {name: tensor.numel() * dtype.itemsize}, lambda: {name: _stored(name, tensor, dtype)}
+        )
+
+    write_checkpoint(
+        [piece(published_name(name), tensor) for name, tensor in network.state_dict().items()],
+        folder,
+        config=replace(network.config, dtype=str(dtype).removeprefix("torch.")).to_json(),
+        generation=generation,
+        parameters=parameter_count(network),
+        processor=processor,
+        max_shard_bytes=max_shard_bytes,
+    )
+
+
+def write_checkpoint(
+    pieces: Sequence[Piece],
+    folder: Path,
+    *,
+    config: Mapping[str, Any],
+    generation: GenerationConfig | None,
+    parameters: int,
+    processor: Path | None,
+    max_shard_bytes: int,
+    on_piece: Callable[[int, int], None] | None = None,
+) -> None:
+    """Write pieces in their order.
+
+    config: of config.json. generation None writes no generation_config.json. parameters: how
+    many, for the index. processor: a folder whose tokenizer, chat template and image settings go
+    along. Weights of more than max_shard_bytes go into several files (a larger piece gets one to
+    itself), and one file's pieces are held in memory at a time. on_piece is told how many of how
+    many are done. Files of the folder that are not written here stay as they are. ValueError, and
+    the folder untouched, for a processor without a tokenizer; whatever else a piece raises leaves
+    it untouched too.
+    """
     if max_shard_bytes < 1:
         raise ValueError(f"max_shard_bytes is {max_shard_bytes}; expected at least 1")
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder}: is a file; give the name of a folder")
     companions = _companions(processor)
-    tensors = {published_name(name): tensor for name, tensor in network.state_dict().items()}
-    shards = plan_shards(tensors, dtype=dtype, max_shard_bytes=max_shard_bytes)
+    shards = plan_shards(pieces, max_shard_bytes=max_shard_bytes)
+    done = 0
 
     folder = folder.absolute()
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = folder.with_name(f".{folder.name}.partial-{uuid4().hex[:8]}")
     partial.mkdir()
     try:
-        name = str(dtype).removeprefix("torch.")
-        _write_json(partial / CONFIG_FILE, replace(network.config, dtype=name).to_json())
+        _write_json(partial / CONFIG_FILE, config)
         if generation is not None:
             _write_json(partial / GENERATION_FILE, generation.to_json())
         for file in companions:
             shutil.copyfile(file, partial / file.name)
             _flush(partial / file.name)
         for shard in shards:
-            _write_shard(partial / shard.file, {n: tensors[n] for n in shard.names}, dtype)
+            tensors: dict[str, Tensor] = {}
+            for piece in shard.pieces:
+                tensors |= piece.make()
+                done += 1
+                if on_piece is not None:
+                    on_piece(done, len(pieces))
+            save_file(tensors, partial / shard.file, metadata={"format": "pt"})
+            _flush(partial / shard.file)
         if len(shards) > 1:
-            _write_json(partial / INDEX_FILE, _index(network, tensors, shards, dtype))
+            _write_json(partial / INDEX_FILE, _index(shards, parameters))
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
@@ -99,60 +157,58 @@ def save_checkpoint(
     _publish(partial, folder)
 
 
-def plan_shards(
-    tensors: Mapping[str, Tensor], *, dtype: torch.dtype, max_shard_bytes: int
-) -> list[Shard]:
-    """Tensors in their order, a new file whenever the next would not fit the current one."""
-    groups: list[list[str]] = [[]]
+def plan_shards(pieces: Sequence[Piece], *, max_shard_bytes: int) -> list[Shard]:
+    """Pieces in their order, a new file whenever the next would not fit the current one."""
+    groups: list[list[Piece]] = [[]]
     filled = 0
-    for name, tensor in tensors.items():
-        size = tensor.numel() * dtype.itemsize
+    for piece in pieces:
+        size = sum(piece.sizes.values())
         if groups[-1] and filled + size > max_shard_bytes:
             groups.append([])
             filled = 0
-        groups[-1].append(name)
+        groups[-1].append(piece)
         filled += size
     if len(groups) == 1:
         return [Shard(SINGLE_FILE, groups[0])]
-    return [Shard(shard_file(number, len(groups)), names) for number, names in enumerate(groups, 1)]
+    return [Shard(shard_file(number, len(groups)), held) for number, held in enumerate(groups, 1)]
 
 
 def _companions(processor: Path | None) -> list[Path]:
     if processor is None:
         return []
     found = [processor / name for name in _COMPANIONS if (processor / name).is_file()]
-    if processor / _COMPANIONS[0] not in found:
-        raise ValueError(f"{processor}: no {_COMPANIONS[0]} to copy into the checkpoint")
+    if processor / PROCESSOR_FILE not in found:
+        raise ValueError(f"{processor}: no {PROCESSOR_FILE} to copy into the checkpoint")
     return found
 
 
-def _write_shard(file: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> None:
-    stored = {
-        name: tensor.detach().to(device="cpu", dtype=dtype).contiguous()
-        for name, tensor in tensors.items()
-    }
-    for name, tensor in stored.items():
-        require_finite(
-            tensor,
-            where=f"{name} in {dtype}",
-            mend="such a network is not saved, for no "
-            "reader would take it; go back to an earlier one, or save in a wider dtype",
-        )
-    save_file(stored, file, metadata={"format": "pt"})
-    _flush(file)
+def _stored(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    stored = tensor.detach().to(device="cpu", dtype=dtype).contiguous()
+    require_finite(
+        stored,
+        where=f"{name} in {dtype}",
+        mend="such a network is not saved, for no "
+        "reader would take it; go back to an earlier one, or save in a wider dtype",
+    )
+    return stored
 
 
-def _index(
-    network: Network, tensors: Mapping[str, Tensor], shards: list[Shard], dtype: torch.dtype
-) -> dict[str, Any]:
-    size = sum(tensor.numel() for tensor in tensors.values()) * dtype.itemsize
+def _index(shards: list[Shard], parameters: int) -> dict[str, Any]:
+    sizes = [piece.sizes for shard in shards for piece in shard.pieces]
     return {
-        "metadata": {"total_parameters": parameter_count(network), "total_size": size},
-        "weight_map": {name: shard.file for shard in shards for name in sorted(shard.names)},
+        "metadata": {
+            "total_parameters": parameters,
+            "total_size": sum(sum(each.values()) for each in sizes),
+        },
+        "weight_map": {
+            name: shard.file
+            for shard in shards
+            for name in sorted(name for piece in shard.pieces for name in piece.sizes)
+        },
     }
 
 
-def _write_json(file: Path, value: dict[str, Any]) -> None:
+def _write_json(file: Path, value: Mapping[str, Any]) -> None:
     file.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     _flush(file)
 

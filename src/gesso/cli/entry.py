@@ -21,11 +21,11 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 import gesso
-from gesso.cli import bench, chat, evaluate, generate, info, train
+from gesso.cli import bench, chat, convert, evaluate, generate, info, train
 
 _ABOUT = "Runtime and fine-tuning toolkit for DiffusionGemma, the block-diffusion language model."
 
-_COMMANDS = (generate, chat, info, train, evaluate, bench)
+_COMMANDS = (generate, chat, info, train, evaluate, bench, convert)
 
 
 class _UsageError(ValueError):

@@ -40,12 +40,14 @@ def run(args: argparse.Namespace) -> int:
 
 def describe(source: str) -> dict[str, Any]:
     """Shapes, parameters and defaults of a checkpoint, JSON-ready. bytes: of the
-    weights; None where they are not."""
+    weights; None where they are not. quantization: who defines the layout of weights in few bits,
+    and their formats; None where there are none."""
     from gesso.checkpoint import read_config, read_generation_config, resolve
+    from gesso.checkpoint.schemes import read_quantization
     from gesso.processor.chat import ChatTemplate
 
     folder = resolve(source, weights=False)
-    config = read_config(folder)
+    config, quantized = read_config(folder), read_quantization(folder)
     text, full = config.text, config.text.layer_types.count("full_attention")
     return dict(
         model=source,
@@ -76,6 +78,8 @@ def describe(source: str) -> dict[str, Any]:
             feed_forward=text.moe_intermediate_size,
         ),
         parameters=_parameters(config),
+        quantization=quantized
+        and dict(method=quantized.method, formats=[layout.name for layout in quantized.layouts]),
         bytes=sum(file.stat().st_size for file in folder.glob("*.safetensors")) or None,
         generation=asdict(read_generation_config(folder)),
         chat_template=ChatTemplate.load(folder, variables={}) is not None,

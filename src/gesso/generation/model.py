@@ -19,7 +19,7 @@ from gesso.generation.events import CanvasEvent, End, Result
 from gesso.generation.loop import generate_events
 from gesso.generation.request import Parameters, Request, make_request
 from gesso.model.network import Network
-from gesso.model.quantize import SCHEMES, quantize_network
+from gesso.model.quantize import SCHEMES, is_quantized, quantize_network
 from gesso.processor import Processor
 
 Prompt = str | Sequence[Mapping[str, Any]]
@@ -180,7 +180,8 @@ def load(
     device: "auto" takes a GPU when there is one. dtype: "float32", "bfloat16" or "auto": float32
     on a CPU, the checkpoint's own elsewhere. adapter: a folder with a LoRA adapter in PEFT's
     format, merged into the weights. quantize: "fp8", "nvfp4" or "int4": keep the experts in that
-    format and the other linear maps in FP8; for memory, no faster yet. compile: spend half a
+    format and the other linear maps in FP8; for memory, no faster yet. A checkpoint that is in few
+    bits on disk (docs/quantization.md) takes neither. compile: spend half a
     minute now, and half the time on every canvas after that; on a CPU with a C++ compiler.
     ValueError names what is wrong.
     """
@@ -193,6 +194,8 @@ def load(
     if quantize is not None and quantize not in SCHEMES:
         raise ValueError(f"quantize: got {quantize!r}; expected one of {', '.join(SCHEMES)}")
     network = load_network(folder, dtype=_dtype(dtype, place), device=place)
+    if is_quantized(network):
+        _refuse_change(source, adapter=adapter, quantize=quantize)
     if adapter is not None:
         merge_adapter(network, Path(adapter))
     if quantize is not None:
@@ -204,6 +207,15 @@ def load(
     # The first step compiles, and the second shows that it holds: now, not in the first request.
     model.generate_ids([0] * 8, max_new_tokens=1, max_denoising_steps=2, adaptive_stop=False)
     return model
+
+
+def _refuse_change(source: str | Path, **given: str | Path | None) -> None:
+    for name, value in given.items():
+        if value is not None:
+            raise ValueError(
+                f"{name}: got {str(value)!r}, but the weights of {source} are in few bits on disk; "
+                "leave it out, or give the checkpoint that they were made from"
+            )
 
 
 def _dtype(name: str, device: torch.device) -> torch.dtype | None:

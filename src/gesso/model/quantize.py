@@ -37,21 +37,33 @@ _LINEAR = re.compile("|".join(TARGETS[name] for name in ("attention", "mlp", "se
 def quantize_network(network: Network, scheme: Scheme) -> None:
     """In place, a module at a time; the network can be read and not trained after that.
 
-    ValueError, and the network untouched, for weights that do not fall into the format's groups.
+    ValueError, and the network untouched, for weights that do not fall into the format's groups
+    and for a network that has such weights already.
     """
-    found = {
-        name: module
-        for name, module in network.named_modules()
-        if isinstance(module, Experts) or _LINEAR.fullmatch(name)
-    }
+    if is_quantized(network):
+        raise ValueError("the weights are in few bits already; begin from those in bfloat16")
+    found = quantizable(network)
     for module in found.values():
         _check(module, scheme)
     for name, module in found.items():
         if isinstance(module, Experts):
             network.set_submodule(name, QuantExperts(module, scheme.experts))
         else:
-            assert isinstance(module, nn.Linear)
             network.set_submodule(name, QuantLinear(module.weight, scheme.linear))
+
+
+def quantizable(network: Network) -> dict[str, Experts | nn.Linear]:
+    """The wide modules, by name, whose weights may be stored in few bits."""
+    return {
+        name: module
+        for name, module in network.named_modules()
+        if isinstance(module, Experts)
+        or (isinstance(module, nn.Linear) and _LINEAR.fullmatch(name))
+    }
+
+
+def is_quantized(network: nn.Module) -> bool:
+    return any(isinstance(module, QuantLinear | QuantExperts) for module in network.modules())
 
 
 def _check(module: nn.Module, scheme: Scheme) -> None:

@@ -50,7 +50,8 @@ class NVFP4:
     """e2m1, with an e4m3 scale for every 16 inputs and a float32 one for the matrix.
 
     packed (..., out, in / 2) uint8, the even column in the low half; scale (..., out, in / 16);
-    whole (..., 1, 1): a value is e2m1 * scale * whole.
+    whole (..., 1, 1): a value is e2m1 * scale * whole. Where rows of several matrices are stacked
+    to one, `whole` may be (..., out, 1).
     """
 
     group: int = 16
@@ -58,7 +59,10 @@ class NVFP4:
     def quantize(self, weight: Tensor) -> dict[str, Tensor]:
         wide = _grouped(weight, self.group).float()  # (..., out, in / 16, 16)
         largest = wide.abs().amax(-1)
-        whole = _divisor(largest.amax((-2, -1), keepdim=True) / (E2M1[-1] * E4M3_MAX))
+        whole = largest.amax((-2, -1), keepdim=True) / (E2M1[-1] * E4M3_MAX)
+        # Some files hold its reciprocal: this is the nearest float32 that the way there and back
+        # does not change.
+        whole = _divisor(whole.reciprocal().reciprocal())
         scale = _e4m3(largest / E2M1[-1] / whole)
         # A group may be so small that its scale is 0: so are then its values.
         unit = _divisor(scale.float() * whole)[..., None]

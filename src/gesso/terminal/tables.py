@@ -186,11 +186,19 @@ def _info_rows(about: Mapping[str, Any]) -> list[tuple[str, str]]:
             f"{_short(parameters['total'])}: {_short(parameters['experts'])} in experts; "
             f"{_short(parameters['active'])} active per token",
         ),
-        ("weights", f"{_short(disk)}B on disk, {about['dtype']}" if disk else "none here"),
+        ("weights", f"{_short(disk)}B on disk, {_kinds(about)}" if disk else "none here"),
         ("generation", _generation(about["generation"])),
         ("chat template", "yes" if about["chat_template"] else "no"),
         ("vision", "yes" if about["vision"] else "no"),
     ]
+
+
+def _kinds(about: Mapping[str, Any]) -> str:
+    """What weights are stored in: "nvfp4 and fp8 (compressed-tensors), the rest bfloat16"."""
+    if about["quantization"] is None:
+        return str(about["dtype"])
+    formats, method = about["quantization"]["formats"], about["quantization"]["method"]
+    return f"{' and '.join(formats)} ({method}), the rest {about['dtype']}"
 
 
 def _share(value: float) -> str:

@@ -10,7 +10,7 @@ from gesso.environment import pick_device
 from gesso.model.init import new_network
 from gesso.model.lora import add_adapter
 from gesso.model.network import Network
-from gesso.model.quantize import SCHEMES, quantize_network
+from gesso.model.quantize import SCHEMES, is_quantized, quantize_network
 from gesso.training.config import TrainConfig
 
 
@@ -25,6 +25,11 @@ def start(config: TrainConfig) -> Network:
         raise ValueError(
             f"base: {config.base} has not the shape that the recipe's model says; "
             "correct the recipe, or leave model out"
+        )
+    if is_quantized(network) and config.lora is None:
+        raise ValueError(
+            f"base: the weights of {config.base} are in few bits, which are not trained; set lora "
+            "to train an adapter on them, or begin from the wide checkpoint"
         )
     _prepare(network, config)
     return network

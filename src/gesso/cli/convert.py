@@ -1,0 +1,70 @@
+"""`gesso convert`: a checkpoint written anew, in few bits."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from gesso.cli.options import Commands, add_threads, set_threads
+
+
+def add(commands: Commands, *, parents: Sequence[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "convert",
+        parents=parents,
+        help="write a checkpoint in few bits",
+        allow_abbrev=False,
+        description="Write a checkpoint in few bits, in the layout of compressed-tensors, a "
+        "matrix at a time.",
+    )
+    parser.add_argument("source", metavar="SOURCE", help="a folder, a hub id, or tiny")
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where to")
+    parser.add_argument(
+        "--quantize",
+        metavar="FORMAT",
+        help="of the experts: fp8, nvfp4 or int4; the other linear maps of the text stack get "
+        "fp8. Without it, a copy in files of the size asked for",
+    )
+    parser.add_argument(
+        "--shard-bytes",
+        type=float,
+        default=1e9,
+        metavar="N",
+        help="most bytes a file, and about what is held in memory (1e9)",
+    )
+    add_threads(parser)
+    parser.add_argument("--json", action="store_true", help="what was written, as a JSON object")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    from gesso.checkpoint import convert_checkpoint, resolve
+    from gesso.terminal.progress import CountBar
+
+    if not 1 <= args.shard_bytes < 1e18:
+        raise ValueError(f"--shard-bytes: got {args.shard_bytes}; expected at least 1")
+    set_threads(args)
+    source = resolve(args.source)
+    with CountBar() as bar:
+        convert_checkpoint(
+            source,
+            args.out,
+            quantize=args.quantize,
+            max_shard_bytes=int(args.shard_bytes),
+            on_piece=lambda done, total: bar.step("matrices", done, total),
+        )
+    before, after = (_bytes(folder) for folder in (source, args.out))
+    if args.json:
+        report = dict(
+            folder=str(args.out), quantize=args.quantize, bytes=after, source_bytes=before
+        )
+        print(json.dumps(report, ensure_ascii=False))
+    else:
+        print(f"{args.out}: {after / 1e6:,.1f} MB, from {before / 1e6:,.1f} MB")
+    return 0
+
+
+def _bytes(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
