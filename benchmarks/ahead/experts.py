@@ -35,7 +35,7 @@ def _variants(form: str, widest: int) -> list[dict]:
             name=f"{name} {form}, {widest} tokens",
             kernel=kernel,
             signature=signature,
-            constexprs=sizes | dict(GROUP=group),
+            constexprs=sizes | dict(GROUP=group, WHOLES=1),
             options=launch_options(form, widest),
         )
         for name, kernel, signature, group in kernels

@@ -24,7 +24,8 @@ def _variant(form: str, inputs: int, rows: int, tokens: int, warps: int) -> dict
             tokens="i32", out="i32",
         ),
         constexprs=dict(
-            K=inputs, FORMAT=form, GROUP=wide if inputs == 2816 else narrow, ROWS=rows,
+            K=inputs, FORMAT=form, GROUP=wide if inputs == 2816 else narrow, WHOLES=1,
+            ROWS=rows,
             TOKENS=tokens, STEP=step_columns(form),
         ),
         options=dict(num_warps=warps, num_stages=3),

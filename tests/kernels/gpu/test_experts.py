@@ -10,7 +10,24 @@ from gesso.kernels.experts import experts as reference
 from gesso.kernels.gpu.experts import experts, group
 from gesso.quant import FP8, INT4, NVFP4, Format
 
-FORMATS: dict[str, Format | None] = dict(plain=None, fp8=FP8(), nvfp4=NVFP4(), int4=INT4())
+
+class TwoOfNVFP4(NVFP4):
+    """Two projections stacked that were rounded apart: a second-level scale for every row."""
+
+    def quantize(self, weight: Tensor) -> dict[str, Tensor]:
+        halves = [NVFP4().quantize(half) for half in (weight, 8 * weight)]
+        out = weight.shape[-2]
+        rows = [half | dict(whole=half["whole"].expand(*weight.shape[:-1], 1)) for half in halves]
+        ends = (slice(out // 2), slice(out // 2, None))
+        return {
+            name: torch.cat([r[name][..., end, :] for r, end in zip(rows, ends, strict=True)], -2)
+            for name in rows[0]
+        }
+
+
+FORMATS: dict[str, Format | None] = dict(
+    plain=None, fp8=FP8(), nvfp4=NVFP4(), stacked=TwoOfNVFP4(), int4=INT4()
+)
 # (tokens, k, experts, M, F): no size a multiple of a tile; groups of 16 inputs, 48 and 128; a
 # tile of rows and a step of columns filled and gone past; one token; k = E.
 SHAPES = [(7, 3, 5, 48, 16), (5, 2, 3, 144, 32), (1, 1, 2, 32, 144), (3, 4, 4, 128, 16)]

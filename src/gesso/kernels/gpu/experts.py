@@ -54,7 +54,7 @@ def group_kernel(order, starts, index, pairs, experts, CHUNK: tl.constexpr):
 def gate_up_kernel(
     h, x, order, starts, codes, scale, whole, k,
     M: tl.constexpr, F: tl.constexpr, FORMAT: tl.constexpr, GROUP: tl.constexpr,
-    ROWS: tl.constexpr, STEP: tl.constexpr, WIDEST: tl.constexpr,
+    WHOLES: tl.constexpr, ROWS: tl.constexpr, STEP: tl.constexpr, WIDEST: tl.constexpr,
 ):  # fmt: skip
     """h (pairs in their order, F): a program makes ROWS / 2 columns of it for one expert."""
     expert = tl.program_id(1).to(tl.int64)
@@ -64,21 +64,21 @@ def gate_up_kernel(
     column = tl.program_id(0) * (ROWS // 2) + tl.arange(0, ROWS) % (ROWS // 2)
     row, real = column + tl.arange(0, ROWS) // (ROWS // 2) * F, column < F
     codes, scale = at_row(codes, scale, expert * (2 * F), M, FORMAT, GROUP)
-    whole += expert
+    whole += expert * WHOLES
     # Instructions no wider than most experts need.
     if end - first <= 16:
         _gate_up(h, x, order, first, end, codes, scale, whole, k, row, real,
-                 M, F, FORMAT, GROUP, ROWS, STEP, 16)  # fmt: skip
+                 M, F, FORMAT, GROUP, WHOLES, ROWS, STEP, 16)  # fmt: skip
     else:
         _gate_up(h, x, order, first, end, codes, scale, whole, k, row, real,
-                 M, F, FORMAT, GROUP, ROWS, STEP, WIDEST)  # fmt: skip
+                 M, F, FORMAT, GROUP, WHOLES, ROWS, STEP, WIDEST)  # fmt: skip
 
 
 @triton.jit
 def _gate_up(
     h, x, order, first, end, codes, scale, whole, k, row, real,
     M: tl.constexpr, F: tl.constexpr, FORMAT: tl.constexpr, GROUP: tl.constexpr,
-    ROWS: tl.constexpr, STEP: tl.constexpr, TOKENS: tl.constexpr,
+    WHOLES: tl.constexpr, ROWS: tl.constexpr, STEP: tl.constexpr, TOKENS: tl.constexpr,
 ):  # fmt: skip
     for start in range(first, end, TOKENS):
         place = start + tl.arange(0, TOKENS)
@@ -86,7 +86,7 @@ def _gate_up(
         acc = _product(
             x, token, place < end, codes, scale, row, real, M, FORMAT, GROUP, ROWS, STEP, TOKENS
         )
-        acc = finish(acc, scale, whole, row, real, FORMAT)
+        acc = finish(acc, scale, whole, row, real, FORMAT, WHOLES)
         gate, up = tl.split(tl.permute(tl.reshape(acc, (2, ROWS // 2, TOKENS)), (1, 2, 0)))
         # (1 + tanh z) / 2 is the logistic function of 2z; 1.59... = 2 sqrt(2 / pi)
         z = 1.5957691216057308 * (gate + 0.044715 * gate * gate * gate)
@@ -101,7 +101,7 @@ def _gate_up(
 def down_kernel(
     y, h, order, starts, share, codes, scale, whole,
     M: tl.constexpr, F: tl.constexpr, FORMAT: tl.constexpr, GROUP: tl.constexpr,
-    ROWS: tl.constexpr, STEP: tl.constexpr, WIDEST: tl.constexpr,
+    WHOLES: tl.constexpr, ROWS: tl.constexpr, STEP: tl.constexpr, WIDEST: tl.constexpr,
 ):  # fmt: skip
     """y (pairs as in `index`, M), times the router's weight `share`: ROWS columns, one expert."""
     expert = tl.program_id(1).to(tl.int64)
@@ -109,20 +109,20 @@ def down_kernel(
     end = tl.load(starts + expert + 1)
     column = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     codes, scale = at_row(codes, scale, expert * M, F, FORMAT, GROUP)
-    whole += expert
+    whole += expert * WHOLES
     if end - first <= 16:
         _down(y, h, order, first, end, share, codes, scale, whole, column,
-              M, F, FORMAT, GROUP, ROWS, STEP, 16)  # fmt: skip
+              M, F, FORMAT, GROUP, WHOLES, ROWS, STEP, 16)  # fmt: skip
     else:
         _down(y, h, order, first, end, share, codes, scale, whole, column,
-              M, F, FORMAT, GROUP, ROWS, STEP, WIDEST)  # fmt: skip
+              M, F, FORMAT, GROUP, WHOLES, ROWS, STEP, WIDEST)  # fmt: skip
 
 
 @triton.jit
 def _down(
     y, h, order, first, end, share, codes, scale, whole, column,
     M: tl.constexpr, F: tl.constexpr, FORMAT: tl.constexpr, GROUP: tl.constexpr,
-    ROWS: tl.constexpr, STEP: tl.constexpr, TOKENS: tl.constexpr,
+    WHOLES: tl.constexpr, ROWS: tl.constexpr, STEP: tl.constexpr, TOKENS: tl.constexpr,
 ):  # fmt: skip
     real = column < M
     for start in range(first, end, TOKENS):
@@ -132,7 +132,7 @@ def _down(
             h, place.to(tl.int64), place < end, codes, scale, column, real,
             F, FORMAT, GROUP, ROWS, STEP, TOKENS,
         )  # fmt: skip
-        acc = finish(acc, scale, whole, column, real, FORMAT)
+        acc = finish(acc, scale, whole, column, real, FORMAT, WHOLES)
         acc = acc * tl.load(share + pair, mask=place < end, other=0.0)[None, :]
         at = pair[:, None] * M + column[None, :]
         keep = (place < end)[:, None] & real[None, :]
@@ -195,12 +195,12 @@ def experts(
     widest = 32 if tokens * k <= 32 * count else 64
     rows = tile_rows(up.form)
     gate_up_kernel[triton.cdiv(inner, rows // 2), count](
-        h, x, order, starts, *up[:3], k, width, inner, up.form, up.group,
+        h, x, order, starts, *up[:3], k, width, inner, up.form, up.group, up.wholes,
         rows, step_columns(up.form), widest, **launch_options(up.form, widest),
     )  # fmt: skip
     rows = tile_rows(back.form)
     down_kernel[triton.cdiv(width, rows), count](
-        y, h, order, starts, weight, *back[:3], width, inner, back.form, back.group,
+        y, h, order, starts, weight, *back[:3], width, inner, back.form, back.group, back.wholes,
         rows, step_columns(back.form), widest, **launch_options(back.form, widest),
     )  # fmt: skip
     combine_kernel[triton.cdiv(width, 1024), tokens](out, y, k, width, 1024)

@@ -27,7 +27,7 @@ _E4M3_MAX = tl.constexpr(448.0)
 @triton.jit
 def linear_kernel(
     y, x, share, codes, scale, whole, tokens, out,
-    K: tl.constexpr, FORMAT: tl.constexpr, GROUP: tl.constexpr,
+    K: tl.constexpr, FORMAT: tl.constexpr, GROUP: tl.constexpr, WHOLES: tl.constexpr,
     ROWS: tl.constexpr, TOKENS: tl.constexpr, STEP: tl.constexpr,
 ):  # fmt: skip
     """ROWS outputs of TOKENS tokens a program; share (T,) are the scales of tokens in e4m3."""
@@ -35,6 +35,8 @@ def linear_kernel(
     row = tl.arange(0, ROWS)
     real = first + row < out
     codes, scale = at_row(codes, scale, first, K, FORMAT, GROUP)
+    if WHOLES > 1:
+        whole += first
     token = tl.program_id(1).to(tl.int64) * TOKENS + tl.arange(0, TOKENS)
     there = token < tokens
     acc = tl.zeros((ROWS, TOKENS), tl.float32)
@@ -48,7 +50,7 @@ def linear_kernel(
         following = units(scale, row, real, at + STEP, K, FORMAT, GROUP, STEP)
         acc = accumulate(acc, tile, codes, unit, row, real, at, K, FORMAT, STEP)
         unit = following
-    acc = finish(acc, scale, whole, row, real, FORMAT)
+    acc = finish(acc, scale, whole, row, real, FORMAT, WHOLES)
     if FORMAT == "fp8_both":
         acc = acc * tl.load(share + token, mask=there, other=0.0)[None, :]
     at = token[:, None] * out + (first + row)[None, :]
@@ -97,7 +99,8 @@ def linear(
     tiles = choose_tiles(len(rows), matrix.out)
     linear_kernel[triton.cdiv(matrix.out, tiles.rows), triton.cdiv(len(rows), tiles.tokens)](
         y, rows, share, *matrix[:3], len(rows), matrix.out, matrix.inputs, form, matrix.group,
-        tiles.rows, tiles.tokens, step_columns(form), num_warps=tiles.warps, num_stages=3,
+        matrix.wholes, tiles.rows, tiles.tokens, step_columns(form), num_warps=tiles.warps,
+        num_stages=3,
     )  # fmt: skip
     return y.view(*x.shape[:-1], matrix.out)
 

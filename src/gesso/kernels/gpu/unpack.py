@@ -116,12 +116,15 @@ def at_row(weight, scale, row, K: tl.constexpr, FORMAT: tl.constexpr, GROUP: tl.
 
 
 @triton.jit
-def finish(acc, scale, whole, row, real, FORMAT: tl.constexpr):
+def finish(acc, scale, whole, row, real, FORMAT: tl.constexpr, WHOLES: tl.constexpr):
     """The scales that wait: acc (R, T) times those of its rows, or that of the matrix."""
     if FORMAT == "fp8" or FORMAT == "fp8_both":
         acc = acc * tl.load(scale + row, mask=real, other=0.0).to(tl.float32)[:, None]
     if FORMAT == "nvfp4":
-        acc = acc * (tl.load(whole) * _WHOLE_LIFT)
+        if WHOLES == 1:
+            acc = acc * (tl.load(whole) * _WHOLE_LIFT)
+        else:
+            acc = acc * (tl.load(whole + row, mask=real, other=0.0) * _WHOLE_LIFT)[:, None]
     return acc
 
 
@@ -180,7 +183,8 @@ def _spread(unit, WIDTH: tl.constexpr):
 
 class Matrix(NamedTuple):
     """A weight (..., out, in), or a stack of them, as kernels take it; groups are of `group`
-    inputs, and what a format lacks is stood for by its codes."""
+    inputs, a matrix has `wholes` second-level scales (one, or one a row, where projections with
+    scales of their own were stacked), and what a format lacks is stood for by its codes."""
 
     codes: Tensor  # words (..., out, in / 4 or in / 8) int32, or the plain weight
     scale: Tensor
@@ -189,6 +193,7 @@ class Matrix(NamedTuple):
     out: int
     inputs: int
     group: int
+    wholes: int = 1
 
 
 def step_columns(form: str) -> int:
@@ -210,4 +215,6 @@ def as_matrix(stored: Mapping[str, Tensor] | Tensor) -> Matrix:
     assert form == "fp8" or (group in (16, 32, 64, 128)), group
     assert inputs % (4 if form == "fp8" else 8) == 0, inputs
     words = codes.view(torch.uint8).view(torch.int32)
-    return Matrix(words, scale, stored.get("whole", scale), form, codes.shape[-2], inputs, group)
+    whole = stored.get("whole", scale)
+    wholes = whole.shape[-2] if form == "nvfp4" else 1
+    return Matrix(words, scale, whole, form, codes.shape[-2], inputs, group, wholes)
