@@ -51,7 +51,8 @@ def compile_variant(variant: dict[str, Any]) -> Report:
     signature = {n: "constexpr" if n in constants else variant["signature"][n] for n in names}
     # What a launch finds out by itself: torch's allocations are aligned to 16 bytes.
     aligned = {(i,): [["tt.divisibility", 16]] for i, n in enumerate(names) if "*" in signature[n]}
-    source = ASTSource(variant["kernel"], signature, constexprs=constants, attrs=aligned)
+    attrs = aligned | variant.get("attrs", {})
+    source = ASTSource(variant["kernel"], signature, constexprs=constants, attrs=attrs)
     compiled = triton.compile(source, target=TARGET, options=variant["options"])
     ptx = compiled.asm["ptx"]
     log = ptxas_log(ptx)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gesso.kernels.gpu.router import _choose_kernel, _logits_kernel, _sort_kernel
+from gesso.kernels.gpu.router import _choose_kernel, _logits_kernel
 
 
 def _variant(
@@ -32,9 +32,5 @@ VARIANTS = [
         "choice", _choose_kernel,
         dict(parts="*fp32", scale="*bf16", index_out="*i64", weight_out="*fp32", tokens="i32"),
         dict(E=128, PARTS=8, CHOSEN=8, BLOCK_T=4, BLOCK_E=128, BLOCK_K=8), num_warps=4,
-    ),
-    _variant(
-        "sort", _sort_kernel, dict(index="*i64", order="*i64", counts="*i64", pairs="i32"),
-        dict(BLOCK=1024), num_warps=4,
     ),
 ]  # fmt: skip

@@ -76,6 +76,24 @@ def test_serve(run: Run, checkpoint: Path) -> None:
     assert [line.split()[0] for line in out.splitlines()[1:]] == ["1", "2", "memory:"]
 
 
+@pytest.mark.parametrize("random", [False, True])
+def test_step(run: Run, checkpoint: Path, random: bool) -> None:
+    """Of a checkpoint, or of random weights in its shape; in few bits too."""
+    words = ["--model", checkpoint, "--steps", 2, "--rounds", 2, "--context", 9, "--rows", 2]
+    words += ["--random"] if random else ["--quantize", "nvfp4"]
+    code, out, err = run("bench", "step", *words, "--json")
+    assert (code, err) == (0, "")
+    report = json.loads(out)
+    assert len(report["ms_per_step_all"]) == 2
+    assert report["over_floor"] == pytest.approx(report["ms_per_step"] / report["floor_ms"])
+    # All that is read once is less than the whole checkpoint with its head twice.
+    assert 0 < report["bytes"] < 3 * (checkpoint / "model.safetensors").stat().st_size
+    assert 1 <= report["experts_touched"] <= 8
+    code, out, _ = run("bench", "step", *words)
+    assert code == 0
+    assert "floor" in out
+
+
 def test_the_file_s_folder_is_looked_for_before_the_work(
     run: Run, calls: list[dict[str, Any]], tmp_path: Path
 ) -> None:

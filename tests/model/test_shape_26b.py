@@ -1,5 +1,8 @@
 """The released 26B: every published name and shape, and the counts, without its memory."""
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -9,70 +12,8 @@ from gesso.model.network import Network, parameter_count
 from recipes import released
 
 # The released config.json, as far as it shapes a tensor (model-spec §1).
-CONFIG = dict(
-    model_type="diffusion_gemma",
-    architectures=["DiffusionGemmaForBlockDiffusion"],
-    dtype="bfloat16",
-    canvas_length=256,
-    boi_token_id=255999,
-    eoi_token_id=258882,
-    image_token_id=258880,
-    eos_token_id=[1, 106],
-    tie_word_embeddings=True,
-    initializer_range=0.02,
-    vision_soft_tokens_per_image=280,
-    text_config=dict(
-        model_type="diffusion_gemma_text",
-        vocab_size=262144,
-        hidden_size=2816,
-        num_hidden_layers=30,
-        num_attention_heads=16,
-        num_key_value_heads=8,
-        head_dim=256,
-        num_global_key_value_heads=2,
-        global_head_dim=512,
-        num_experts=128,
-        top_k_experts=8,
-        moe_intermediate_size=704,
-        intermediate_size=2112,
-        sliding_window=1024,
-        max_position_embeddings=262144,
-        rms_norm_eps=1e-6,
-        hidden_activation="gelu_pytorch_tanh",
-        final_logit_softcapping=30.0,
-        attention_bias=False,
-        attention_dropout=0.0,
-        use_bidirectional_attention="vision",
-        bos_token_id=2,
-        eos_token_id=1,
-        pad_token_id=0,
-        rope_parameters=dict(
-            sliding_attention=dict(rope_type="default", rope_theta=10000),
-            full_attention=dict(
-                rope_type="proportional", rope_theta=1000000, partial_rotary_factor=0.25
-            ),
-        ),
-    ),
-    vision_config=dict(
-        model_type="gemma4_vision",
-        hidden_size=1152,
-        intermediate_size=4304,
-        num_hidden_layers=27,
-        num_attention_heads=16,
-        num_key_value_heads=16,
-        head_dim=72,
-        patch_size=16,
-        pooling_kernel_size=3,
-        position_embedding_size=10240,
-        standardize=True,
-        use_clipped_linears=False,
-        rms_norm_eps=1e-6,
-        hidden_activation="gelu_pytorch_tanh",
-        attention_bias=False,
-        rope_parameters=dict(rope_theta=100, rope_type="default"),
-        default_output_length=280,
-        global_head_dim=72,
-    ),
+CONFIG = json.loads(
+    (Path(__file__).parents[2] / "benchmarks" / "shapes" / "26b" / "config.json").read_text()
 )
 FULL = (5, 11, 17, 23, 29)
 

@@ -19,7 +19,7 @@ def add(commands: Commands, *, parents: Sequence[argparse.ArgumentParser]) -> No
         allow_abbrev=False,
         description="Measure wall-clock speed in rounds, alone or beside a peer.",
     )
-    kinds = parser.add_subparsers(dest="what", required=True, metavar="generate|serve")
+    kinds = parser.add_subparsers(dest="what", required=True, metavar="generate|serve|step")
     generate = _add(kinds, parents, "generate", "one user: wall tokens per second, and a peer's")
     generate.add_argument("--peer", choices=("transformers",), help="whom to measure beside")
     generate.add_argument("--steps", type=int, default=16, metavar="N", help="of a canvas (16)")
@@ -34,6 +34,16 @@ def add(commands: Commands, *, parents: Sequence[argparse.ArgumentParser]) -> No
     serve.add_argument(
         "--requests", type=int, default=48, metavar="N", help="a level and round (48)"
     )
+    step = _add(kinds, parents, "step", "one denoising step: its time, the floor, a breakdown")
+    step.add_argument("--random", action="store_true", help="random weights of the model's shape")
+    step.add_argument("--quantize", metavar="FORMAT", help="fp8, nvfp4 or int4")
+    step.add_argument("--rows", type=int, default=1, metavar="N", help="canvases in a step (1)")
+    step.add_argument(
+        "--context", type=int, default=1024, metavar="N", help="tokens before a canvas (1024)"
+    )
+    step.add_argument("--steps", type=int, default=16, metavar="N", help="of a canvas (16)")
+    step.add_argument("--device", default="auto", help="auto (default), cpu, cuda, ...")
+    step.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
 
 
 def _add(
@@ -71,11 +81,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _measure(args: argparse.Namespace, on_round: Callable[[int, int], None]) -> dict[str, Any]:
-    from gesso.bench import bench_generate, bench_serve
+    from gesso.bench import bench_generate, bench_serve, bench_step
 
-    common = dict(rounds=args.rounds, threads=args.threads, on_round=on_round)
+    common: dict[str, Any] = dict(rounds=args.rounds, threads=args.threads, on_round=on_round)
     if args.what == "serve":
         return bench_serve(args.model, users=args.users, requests=args.requests, **common)
+    if args.what == "step":
+        names = ("random", "quantize", "rows", "context", "steps", "device", "dtype")
+        return bench_step(args.model, **{name: getattr(args, name) for name in names}, **common)
     return bench_generate(
         args.model, peer=args.peer, steps=args.steps, compile=args.compile, **common
     )

@@ -60,7 +60,7 @@ class Engine:
         self._waiting: deque[tuple[int, Request, Answer]] = deque()
         self._rows: list[Row] = []
         self._submitted = 0
-        self._stepper = stepper or _stepper(model, max_rows)
+        self._stepper = stepper or make_stepper(model, max_rows)
         self._step_seconds = 0.0
 
     @property
@@ -246,7 +246,8 @@ class Engine:
         return replace(policy, steps=min(policy.steps, max(1, int(left / self._step_seconds))))
 
 
-def _stepper(model: DiffusionGemma, rows: int) -> Stepper:
+def make_stepper(model: DiffusionGemma, rows: int) -> Stepper:
+    """By kernels on a GPU, and elsewhere by the readable network, for so many rows at most."""
     if model.network.device.type != "cuda":
         return JoinedSteps(model.network, model.reader)
     from gesso.engine.device import DeviceSteps  # triton is imported where it is of use

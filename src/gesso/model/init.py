@@ -15,8 +15,14 @@ from gesso.model.vision import PatchEmbedder, VisionAttention
 
 
 @torch.no_grad()
-def new_network(config: ModelConfig, *, seed: int) -> Network:
-    """A float32 network with normal weights of deviation 1/sqrt(inputs).
+def new_network(
+    config: ModelConfig,
+    *,
+    seed: int,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+) -> Network:
+    """A network with normal weights of deviation 1/sqrt(inputs), made where it is to stay.
 
     The embedding is drawn with deviation 1/sqrt(M): scaled by sqrt(M) it enters the stack with
     deviation 1, and as the head it gives logits of about 1. Three kinds of norm start below or
@@ -25,8 +31,14 @@ def new_network(config: ModelConfig, *, seed: int) -> Network:
     norms behind a branch at 1/sqrt(2 layers), so that all branches together weigh as much as the
     embedding; the router's scale at sqrt(M), which undoes its M^-1/2.
     """
-    network = Network(config)
-    generator = torch.Generator().manual_seed(seed)
+    wide = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with torch.device(device):
+            network = Network(config)
+    finally:
+        torch.set_default_dtype(wide)
+    generator = torch.Generator(device).manual_seed(seed)
 
     def fill(weight: torch.Tensor, inputs: int) -> None:
         weight.normal_(0.0, inputs**-0.5, generator=generator)

@@ -56,11 +56,25 @@ def print_evaluation(report: Mapping[str, Any]) -> None:
 
 
 def print_bench(report: Mapping[str, Any]) -> None:
-    """A row a contender, or a number of users."""
-    if report["bench"] == "serve":
-        _print_serve(report)
-    else:
-        _print_generate(report)
+    """What was measured, by its kind."""
+    kinds = dict(serve=_print_serve, step=_print_step, generate=_print_generate)
+    kinds[report["bench"]](report)
+
+
+def _print_step(report: Mapping[str, Any]) -> None:
+    """The step beside the floor, then what it is made of."""
+    times = report["ms_per_step_all"]
+    print(f"{report['device']}, rows {report['rows']}, context {report['context']}")
+    print(f"a step      {report['ms_per_step']:,.2f} ms ({min(times):,.2f} to {max(times):,.2f})")
+    print(
+        f"floor       {report['floor_ms']:,.2f} ms: {report['bytes'] / 1e9:,.2f} GB at "
+        f"{report['bytes_per_second'] / 1e9:,.0f} GB/s; {report['over_floor']:.2f} times"
+    )
+    print(f"a commit    {report['ms_per_commit']:,.2f} ms")
+    print(f"tokens/s    {report['tokens_per_second']:,.0f} at {report['steps']} steps a canvas")
+    print(f"experts     {report['experts_touched']:,.1f} of a layer's are asked\n")
+    rows = [[name[:60], f"{ms:,.3f}"] for name, ms in report["breakdown"].items()]
+    _print(["", "ms/step"], rows, text=1)
 
 
 def _print_serve(report: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The router in three launches: logits, choice of experts, pairs sorted by expert.
+"""The router in two launches: logits, and the choice of experts.
 
     p = softmax(proj z),   weight_j = scale[e_j] * p[e_j] / sum_i p[e_i],   e = the k largest
 
@@ -7,9 +7,6 @@ programs: each writes float32 parts of the logits, and the choice adds them in a
 logits are never rounded to the activations' dtype, as they are in the definition, which in
 bfloat16 makes many of them equal. Of equal logits the lower expert is taken first. The softmax
 is over the chosen alone, which is the same after the renormalisation.
-
-The sort counts: one program an expert reads all pairs, which are few, so it needs neither atomics
-nor a second launch, is stable, and puts the pairs of an expert in the order of tokens.
 """
 
 from __future__ import annotations
@@ -21,9 +18,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-# Inner values of one program's share of the product, and pairs read at a time by the sort.
+# Inner values of one program's share of the product.
 _SHARE = 384
-_PAIRS = 1024
 
 
 @triton.jit
@@ -87,35 +83,11 @@ def _choose_kernel(
     tl.store(weight_out + spot, weight, mask=in_out)
 
 
-@triton.jit
-def _sort_kernel(index, order, counts, pairs, BLOCK: tl.constexpr):
-    expert = tl.program_id(0)
-    offset = tl.arange(0, BLOCK)
-    before = tl.zeros((BLOCK,), tl.int32)
-    own = tl.zeros((BLOCK,), tl.int32)
-    for start in range(0, pairs, BLOCK):
-        pair = start + offset
-        found = tl.load(index + pair, mask=pair < pairs, other=2147483647)
-        before += (found < expert).to(tl.int32)
-        own += (found == expert).to(tl.int32)
-    tl.store(counts + expert, tl.sum(own, 0).to(tl.int64))
-    place = tl.sum(before, 0)
-    for start in range(0, pairs, BLOCK):
-        pair = start + offset
-        mine = tl.load(index + pair, mask=pair < pairs, other=2147483647) == expert
-        rank = tl.cumsum(mine.to(tl.int32), 0)
-        tl.store(order + place + rank - 1, pair.to(tl.int64), mask=mine)
-        place += tl.sum(mine.to(tl.int32), 0)
-
-
 class Routing(NamedTuple):
-    """expert (T, k) int64, most probable first; weight (T, k) float32; order (T * k,) int64: the
-    pairs sorted by expert, pair i being token i // k; counts (E,) int64: each expert's pairs."""
+    """expert (T, k) int64, most probable first; weight (T, k) float32."""
 
     expert: Tensor
     weight: Tensor
-    order: Tensor
-    counts: Tensor
 
 
 def route(x: Tensor, proj: Tensor, scale: Tensor, *, k: int) -> Routing:
@@ -136,17 +108,7 @@ def route(x: Tensor, proj: Tensor, scale: Tensor, *, k: int) -> Routing:
         parts, scale, index, weight, tokens, E=experts, PARTS=len(parts), CHOSEN=k, BLOCK_T=block,
         BLOCK_E=triton.next_power_of_2(experts), BLOCK_K=triton.next_power_of_2(k), num_warps=4,
     )  # fmt: skip
-    return Routing(index, weight, *sort_by_expert(index, experts))
-
-
-def sort_by_expert(index: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """index (T, k) int64 below `count` -> order (T * k,) and counts (E,) as in `Routing`."""
-    assert index.is_contiguous()
-    order = torch.empty(index.numel(), dtype=torch.int64, device=index.device)
-    counts = torch.empty(count, dtype=torch.int64, device=index.device)
-    block = min(_PAIRS, max(16, triton.next_power_of_2(index.numel())))
-    _sort_kernel[(count,)](index, order, counts, index.numel(), BLOCK=block, num_warps=4)
-    return order, counts
+    return Routing(index, weight)
 
 
 def _parts_of_logits(x: Tensor, proj: Tensor) -> Tensor:

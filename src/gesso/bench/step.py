@@ -1,0 +1,235 @@
+"""One denoising step: its time beside the floor, and where the time goes.
+
+The floor is the time in which the step's weights and cached columns can be read once, at the
+bandwidth that a large copy reaches here and now. Random weights will do: nothing about a step's
+work hangs on them but which experts are asked, and how many were is reported.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
+
+from gesso.cache import cache_bytes
+from gesso.checkpoint import load_network, read_config, resolve
+from gesso.config import GenerationConfig
+from gesso.diffusion.draws import SeededDraws
+from gesso.engine import make_stepper
+from gesso.engine.row import Row
+from gesso.engine.stepper import Stepper
+from gesso.environment import environment, pick_device
+from gesso.generation.answer import Answer
+from gesso.generation.model import DiffusionGemma
+from gesso.generation.request import Parameters, make_request
+from gesso.model.init import new_network
+from gesso.model.moe import Router
+from gesso.model.network import Network
+from gesso.model.quantize import SCHEMES, quantize_network, stored_bytes
+from gesso.processor import Processor
+
+# Names of a breakdown; what is below them is one entry.
+_NAMED = 12
+
+
+def bench_step(
+    source: str,
+    *,
+    random: bool = False,
+    quantize: str | None = None,
+    rows: int = 1,
+    context: int = 1024,
+    steps: int = 16,
+    rounds: int = 5,
+    device: str = "auto",
+    dtype: str = "bfloat16",
+    threads: int | None = None,
+    on_round: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Any]:
+    """A report that serialises to JSON: "ms_per_step", "floor_ms" and "breakdown".
+
+    source: a checkpoint; with `random`, its config.json alone counts. rows: canvases of one step,
+    each behind `context` random tokens. steps: of one round, whose mean is one figure. tokens per
+    second is that of whole canvases of so many steps and one commit each, prefill left out.
+    """
+    if threads is not None:
+        torch.set_num_threads(threads)
+    for name, value in dict(rows=rows, context=context, steps=steps, rounds=rounds).items():
+        if value < 1:
+            raise ValueError(f"{name}: got {value}; expected at least 1")
+    network = _network(source, random, quantize, pick_device(device), getattr(torch, dtype))
+    model = DiffusionGemma(network, Processor.load(resolve("tiny")), GenerationConfig())
+    stepper = make_stepper(model, rows)
+    at_work = [_row(model, number, context=context, steps=steps) for number in range(rows)]
+    times: list[float] = []
+    commits: list[float] = []
+    for done in range(rounds + 1):
+        for row in at_work:
+            stepper.begin(row)
+        spent = _time(network, lambda: _canvas(stepper, at_work, steps))
+        commit = _time(network, lambda: _commit(network, at_work[0], context)) * rows
+        if done:  # the first compiles and records
+            times.append(spent / steps)
+            commits.append(commit)
+        on_round(done, rounds)
+    median, floor = statistics.median(times), _floor(network, rows, context)
+    canvas = median * steps + statistics.median(commits)
+    for row in at_work:
+        stepper.begin(row)
+    return {
+        "bench": "step",
+        "model": str(source),
+        "random_weights": random,
+        "quantize": quantize,
+        "dtype": dtype,
+        "device": _device_name(network.device),
+        "rows": rows,
+        "context": context,
+        "steps": steps,
+        "ms_per_step": median * 1e3,
+        "ms_per_step_all": [t * 1e3 for t in times],
+        "ms_per_commit": statistics.median(commits) * 1e3,
+        "tokens_per_second": rows * network.config.canvas_length / canvas,
+        **floor,
+        "over_floor": median * 1e3 / floor["floor_ms"],
+        "experts_touched": _experts_touched(network, at_work[0]),
+        "breakdown": _breakdown(network, lambda: _canvas(stepper, at_work, 2), steps=2),
+        "environment": environment(),
+    }
+
+
+def _network(
+    source: str, random: bool, quantize: str | None, device: torch.device, dtype: torch.dtype
+) -> Network:
+    folder = resolve(source, weights=not random)
+    if random:
+        network = new_network(read_config(folder), seed=0, dtype=dtype, device=device)
+    else:
+        network = load_network(folder, dtype=dtype, device=device)
+    if quantize is not None:
+        if quantize not in SCHEMES:
+            raise ValueError(f"quantize: got {quantize!r}; expected one of {', '.join(SCHEMES)}")
+        quantize_network(network, SCHEMES[quantize])
+    return network.eval().requires_grad_(False)
+
+
+@torch.inference_mode()
+def _row(model: DiffusionGemma, number: int, *, context: int, steps: int) -> Row:
+    """A request behind a random prompt, whose canvases take all their steps."""
+    network = model.network
+    text, length = network.config.text, network.config.canvas_length
+    ids = torch.randint(
+        text.vocab_size, (context,), generator=torch.Generator().manual_seed(number)
+    )
+    parameters = Parameters(
+        seed=number, max_new_tokens=length, max_denoising_steps=steps, adaptive_stop=False
+    )
+    request = make_request(
+        ids.tolist(), parameters, model=network.config, defaults=model.generation
+    )
+    cache = network.new_cache(batch_size=1)
+    for chunk in ids.to(network.device).split(1024):
+        network.encode(chunk[None], cache=cache)
+    return Row(
+        number=number,
+        request=request,
+        answer=Answer(number, request, model.processor, time.perf_counter()),
+        columns=context + length,
+        policy=request.policy,
+        cache=cache,
+        draws=SeededDraws(
+            [number], length=length, vocab_size=text.vocab_size, device=network.device
+        ),
+    )
+
+
+@torch.inference_mode()
+def _canvas(stepper: Stepper, rows: list[Row], steps: int) -> None:
+    for _ in range(steps):
+        list(stepper.step(rows))
+
+
+@torch.inference_mode()
+def _commit(network: Network, row: Row, context: int) -> None:
+    """A canvas encoded behind a copy of the row's columns."""
+    whole = row.cache.prefix(context)
+    assert whole is not None
+    canvas = torch.zeros(1, network.config.canvas_length, dtype=torch.int64, device=network.device)
+    network.encode(canvas, cache=whole)
+
+
+def _time(network: Network, work: Callable[[], None]) -> float:
+    _wait(network.device)
+    started = time.perf_counter()
+    work()
+    _wait(network.device)
+    return time.perf_counter() - started
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _floor(network: Network, rows: int, context: int) -> dict[str, float]:
+    """bytes: what a step cannot help but read, the head's weights once more for the soft
+    embedding. floor_ms: at the bandwidth of a large copy."""
+    vision = [part for part in (network.vision, network.projector) if part is not None]
+    weights = stored_bytes(network) - sum(map(stored_bytes, vision))
+    weights += stored_bytes(network.embed)
+    read = weights + rows * cache_bytes(network.config.text, context, network.dtype)
+    bandwidth = _copy_bandwidth(network.device)
+    return dict(bytes=read, bytes_per_second=bandwidth, floor_ms=read / bandwidth * 1e3)
+
+
+def _copy_bandwidth(device: torch.device) -> float:
+    """Bytes read and written a second, the best of some copies far larger than any cache."""
+    size = 2**31 if device.type == "cuda" else 2**28
+    source = torch.zeros(size, dtype=torch.uint8, device=device)
+    target, best = torch.empty_like(source), float("inf")
+    for _ in range(8):
+        _wait(device)
+        started = time.perf_counter()
+        target.copy_(source)
+        _wait(device)
+        best = min(best, time.perf_counter() - started)
+    return 2 * size / best
+
+
+@torch.inference_mode()
+def _experts_touched(network: Network, row: Row) -> float:
+    """Of a layer's experts, how many one canvas asks; the mean over the layers."""
+    counts: list[int] = []
+
+    def count(module: nn.Module, inputs: Any, output: tuple[Tensor, Tensor]) -> None:
+        counts.append(len(output[0].unique()))
+
+    hooks = [m.register_forward_hook(count) for m in network.modules() if isinstance(m, Router)]
+    network.denoise_hidden(row.draws.initial(0), cache=row.cache)
+    for hook in hooks:
+        hook.remove()
+    return statistics.mean(counts)
+
+
+def _breakdown(network: Network, work: Callable[[], None], *, steps: int) -> dict[str, float]:
+    """Milliseconds of a step by kernel on a GPU, by operator on a CPU; the largest first."""
+    gpu = network.device.type == "cuda"
+    with profile(activities=[ProfilerActivity.CUDA if gpu else ProfilerActivity.CPU]) as found:
+        work()
+        _wait(network.device)
+    spent = {
+        event.key: (event.self_device_time_total if gpu else event.self_cpu_time_total) / 1e3
+        for event in found.key_averages()
+    }
+    ordered = sorted(spent.items(), key=lambda entry: -entry[1])
+    rest = sum(ms for _, ms in ordered[_NAMED:])
+    return {name: ms / steps for name, ms in [*ordered[:_NAMED], ("others", rest)]}
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
