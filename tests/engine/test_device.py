@@ -72,3 +72,28 @@ def test_room_grows_while_a_row_is_at_work(
     ]
     engine = make_engine(dg, device, rows=2)
     assert together(engine, schedule) == [alone(dg, one) for one in schedule]
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("scheme", [None, *sorted(SCHEMES)])
+def test_prompts_are_encoded_by_kernels_too(
+    dg: DiffusionGemma, device: torch.device, monkeypatch: pytest.MonkeyPatch, scheme: str | None
+) -> None:
+    """In two chunks, past the window, an image between them that lies within the second."""
+    network = dg.network.to(device)
+    if scheme is not None:
+        quantize_network(network, SCHEMES[scheme])
+    ids = torch.arange(20, 32, device=device)[None]
+    ids[:, 8:11] = network.config.image_token_id
+    soft = torch.ones(3, network.config.text.hidden_size, device=device)
+
+    def encoded(kernels: bool) -> list[torch.Tensor]:
+        monkeypatch.setattr("gesso.kernels.choice.runs_kernels", lambda x: kernels)
+        cache = network.new_cache(batch_size=1)
+        network.encode(ids[:, :5], cache=cache)
+        hidden = network.encode(ids[:, 5:], cache=cache, images=soft)
+        return [hidden, *(t for i in range(len(network.layers)) for t in cache.layer(i))]
+
+    for ours, plain in zip(encoded(True), encoded(False), strict=True):
+        # Two orders of the same float32 sums, through three layers.
+        torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-5)

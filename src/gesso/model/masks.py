@@ -2,8 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor
+
+from gesso.kernels import choice
+from gesso.kernels.attention import attention
+
+# query (B, H, n, D), key and value (B, K, S, D) -> (B, n, H * D).
+Look = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def causal_look(
+    query: Tensor,
+    *,
+    columns: int,
+    kept: int,
+    window: int | None,
+    padding: Tensor | None,
+    blocks: Tensor | None,
+) -> Look:
+    """Attention of new columns as `causal_mask` says, for queries like this one: on a GPU without
+    a mask in memory, which would grow with the prompt."""
+    if padding is None and choice.runs_kernels(query):
+        from gesso.kernels.gpu.attention import causal_spans, span_attention
+
+        first = torch.zeros(len(query), dtype=torch.int64, device=query.device)
+        spans = causal_spans(first, first + kept, columns=columns, window=window, blocks=blocks)
+        return partial(span_attention, spans=spans)
+    mask = causal_mask(
+        columns=columns,
+        kept=kept,
+        window=window,
+        padding=padding,
+        blocks=blocks,
+        device=query.device,
+    )
+    return partial(attention, mask=mask, causal=mask is None)
 
 
 def causal_mask(

@@ -20,7 +20,7 @@ from gesso.kernels.precision import at_least_float32
 from gesso.kernels.rope import Rotation, inverse_frequencies, rotation
 from gesso.model.attention import Attend, Attended
 from gesso.model.layer import Layer
-from gesso.model.masks import causal_mask, image_blocks
+from gesso.model.masks import Look, causal_look, image_blocks
 from gesso.model.norm import RMSNorm
 from gesso.model.self_conditioning import SelfConditioning
 from gesso.model.vision import Projector, VisionTower
@@ -73,25 +73,23 @@ class Network(nn.Module):
         x, is_image = self._embed_prompt(ids, images)
         writer = CacheWriter(cache, columns=columns, mask=mask)
         blocks = None if is_image is None else image_blocks(is_image)
-        masks: dict[bool, Tensor | None] = {}
+        looks: dict[bool, Look] = {}
 
         def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Attended:
             full = self.config.text.is_full(layer)
             kept = cache.kept(layer)
-            if full not in masks:
+            if full not in looks:
                 padding = writer.mask
-                masks[full] = causal_mask(
+                looks[full] = causal_look(
+                    query,
                     columns=columns,
                     kept=kept,
                     blocks=blocks,
-                    device=ids.device,
                     window=None if full else self.config.text.sliding_window,
                     padding=None if padding is None else padding[:, -(kept + columns) :],
                 )
             keys, values = writer.join(layer, key, value)
-            seen = masks[full]
-            out = attention(query, keys, values, mask=seen, causal=seen is None)
-            return Attended(out, keys, values)
+            return Attended(looks[full](query, keys, values), keys, values)
 
         x = self._stack(
             x, positions, attend, scalar=lambda layer: layer.encode_scalar, keep=writer.keep

@@ -1,7 +1,8 @@
 """Modules whose weights are stored in few bits and made wide for each product.
 
-This is the definition, and what runs on a CPU; it saves memory and not time. Gradients go through
-to the input; what was made wide is kept for them, unless activations are checkpointed.
+That is the definition, and what runs on a CPU; it saves memory and not time. Gradients go through
+to the input; what was made wide is kept for them, unless activations are checkpointed. On a GPU,
+where no gradient is wanted, kernels read the weights as they are stored.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gesso.kernels import choice
 from gesso.kernels.experts import LowRank, experts
 from gesso.quant.formats import Format
 
@@ -44,6 +46,10 @@ class QuantLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., in) -> (..., out), the product in the dtype of x."""
+        if choice.runs_kernels(x):
+            from gesso.kernels.gpu.linear import linear
+
+            return linear(x.contiguous(), self.weight.tensors)
         return F.linear(x, self.weight.wide(x.dtype))
 
 
@@ -66,5 +72,9 @@ class QuantExperts(nn.Module):
         self, x: Tensor, index: Tensor, weight: Tensor, change: LowRank | None = None
     ) -> Tensor:
         """x (T, M), index and weight (T, k) -> (T, M)."""
+        if change is None and choice.runs_kernels(x):
+            from gesso.kernels.gpu.experts import experts as product
+
+            return product(x.contiguous(), index, weight, self.gate_up.tensors, self.down.tensors)
         gate_up, down = self.gate_up.wide(x.dtype), self.down.wide(x.dtype)
         return experts(x, index, weight, gate_up, down, change)

@@ -1,0 +1,19 @@
+"""Whether an op runs as a Triton kernel or as its torch reference."""
+
+from __future__ import annotations
+
+import importlib.util
+from functools import cache
+
+import torch
+from torch import Tensor
+
+
+def runs_kernels(x: Tensor) -> bool:
+    """For an op on x and its like: on a GPU, where no gradient is wanted."""
+    return x.is_cuda and not torch.is_grad_enabled() and _has_triton()
+
+
+@cache
+def _has_triton() -> bool:
+    return importlib.util.find_spec("triton") is not None
