@@ -13,6 +13,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gesso.engine import Engine
     from gesso.generation.events import Commit, Draft, End, Result
     from gesso.generation.model import DiffusionGemma, load
 
@@ -21,13 +22,14 @@ __version__ = version("gesso")
 _HOMES = {
     "load": "gesso.generation.model",
     "DiffusionGemma": "gesso.generation.model",
+    "Engine": "gesso.engine",
     "Draft": "gesso.generation.events",
     "Commit": "gesso.generation.events",
     "End": "gesso.generation.events",
     "Result": "gesso.generation.events",
 }
 
-__all__ = ["Commit", "DiffusionGemma", "Draft", "End", "Result", "load"]
+__all__ = ["Commit", "DiffusionGemma", "Draft", "End", "Engine", "Result", "load"]
 
 
 def __getattr__(name: str) -> Any:
