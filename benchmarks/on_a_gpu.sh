@@ -10,10 +10,14 @@ mkdir -p "$out"
 shape=benchmarks/shapes/26b
 python -m pytest -q tests/kernels tests/engine tests/model tests/quant 2>&1 | tee "$out/tests.log" | tail -15
 step() { python -m gesso bench step --model "$shape" --random --device cuda --out "$out/$1.json" "${@:2}" | tee "$out/$1.txt"; }
-# The published protocol: 1,024 random tokens in, 16 fixed steps a canvas, one user.
-for format in fp8 nvfp4 int4; do step "step-$format" --quantize "$format"; done
-step step-bf16
+for format in fp8 nvfp4 int4; do
+  step "step-$format" --protocol vllm-2026-06 --quantize "$format"
+done
+step step-bf16 --protocol vllm-2026-06
 for rows in 2 4 8 16; do step "step-nvfp4-$rows" --quantize nvfp4 --rows "$rows" --rounds 3; done
 for context in 8192 65536; do
   step "step-nvfp4-context-$context" --quantize nvfp4 --context "$context" --rounds 3
 done
+
+python -m gesso bench prefill --model "$shape" --random --device cuda --tokens 8192 65536 261120 \
+  --out "$out/prefill-bf16.json" | tee "$out/prefill-bf16.txt"

@@ -54,7 +54,7 @@ def test_command(command, folder):
 
 def test_the_readme_has_commands():
     assert len(COMMANDS) >= 6
-    for verb in ("generate", "chat", "info", "train", "eval", "bench"):
+    for verb in ("generate", "chat", "info", "train", "eval", "bench", "convert"):
         assert any(f"gesso {verb}" in command for command in COMMANDS), verb
 
 
@@ -74,8 +74,8 @@ def test_example(example, folder):
     assert "NOT the same" not in done.stdout
 
 
-def test_there_are_three_examples():
-    assert {path.stem for path in EXAMPLES} == {"generate", "watch", "batch"}
+def test_the_examples_are_there():
+    assert {path.stem for path in EXAMPLES} == {"generate", "watch", "batch", "engine"}
 
 
 def test_the_training_tutorial(folder):

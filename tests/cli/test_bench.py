@@ -94,6 +94,21 @@ def test_step(run: Run, checkpoint: Path, random: bool) -> None:
     assert "floor" in out
 
 
+def test_prefill(run: Run, checkpoint: Path) -> None:
+    words = ["--model", checkpoint, "--tokens", 40, 7, "--chunk", 6, "--dtype", "float32"]
+    code, out, err = run("bench", "prefill", *words, "--json")
+    assert (code, err) == (0, "")
+    prompts = json.loads(out)["prompts"]
+    assert [(p["tokens"], p["same_draft"]) for p in prompts] == [(7, True), (40, True)]
+    assert prompts[0]["cache_bytes"] < prompts[1]["cache_bytes"]
+    code, out, _ = run("bench", "prefill", *words)
+    assert code == 0
+    assert out.count("the same") == 2
+    code, _, err = run("bench", "prefill", "--model", checkpoint, "--tokens", 10**6)
+    assert code == 2
+    assert "the context of the model is 512" in err
+
+
 def test_the_file_s_folder_is_looked_for_before_the_work(
     run: Run, calls: list[dict[str, Any]], tmp_path: Path
 ) -> None:

@@ -25,7 +25,7 @@ def plan(words: list[int], *, arrives: int = 0, **keys: object) -> Plan:
 
 def test_rows_at_different_canvases(dg: DiffusionGemma, device: torch.device) -> None:
     """Below and above the window, one of them ending early, one coming when a slot is free."""
-    common = dict(max_denoising_steps=3, ignore_stop_tokens=True)
+    common = dict(max_denoising_steps=2, ignore_stop_tokens=True)
     schedule = [
         plan([0, 1] * 4, max_new_tokens=2 * L, seed=1, confidence=7.0, stability=1, **common),
         plan([2], arrives=1, max_new_tokens=L + 1, seed=2**40, entropy_bound=40.0, **common),
@@ -67,7 +67,7 @@ def test_room_grows_while_a_row_is_at_work(
     monkeypatch.setattr("gesso.engine.device._MEMORY", 0)
     dg.generation = replace(dg.generation, eos_token_ids=())
     schedule = [
-        plan([0], max_new_tokens=L + 1, max_denoising_steps=2, adaptive_stop=False),
+        plan([0], max_new_tokens=L, max_denoising_steps=2, adaptive_stop=False),
         plan([0, 1] * 8, arrives=1, max_new_tokens=1, max_denoising_steps=3, stability=2),
     ]
     engine = make_engine(dg, device, rows=2)

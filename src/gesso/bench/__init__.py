@@ -1,7 +1,8 @@
 """Benchmarks: what is compared takes turns in one run."""
 
 from gesso.bench.generate import bench_generate
+from gesso.bench.prefill import bench_prefill
 from gesso.bench.serve import bench_serve
-from gesso.bench.step import bench_step
+from gesso.bench.step import PROTOCOLS, bench_step
 
-__all__ = ["bench_generate", "bench_serve", "bench_step"]
+__all__ = ["PROTOCOLS", "bench_generate", "bench_prefill", "bench_serve", "bench_step"]

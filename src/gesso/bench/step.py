@@ -10,13 +10,13 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
-from gesso.cache import cache_bytes
+from gesso.cache import KVCache, cache_bytes
 from gesso.checkpoint import load_network, read_config, resolve
 from gesso.config import GenerationConfig
 from gesso.diffusion.draws import SeededDraws
@@ -33,6 +33,9 @@ from gesso.model.network import Network
 from gesso.model.quantize import SCHEMES, quantize_network, stored_bytes
 from gesso.processor import Processor
 
+# Published settings by name: one user, 1,024 random tokens in and out, 16 fixed steps a canvas,
+# stop ids ignored, prefill left out.
+PROTOCOLS = {"vllm-2026-06": dict(rows=1, context=1024, steps=16, canvases=4)}
 # Names of a breakdown; what is below them is one entry.
 _NAMED = 12
 
@@ -45,6 +48,7 @@ def bench_step(
     rows: int = 1,
     context: int = 1024,
     steps: int = 16,
+    canvases: int = 4,
     rounds: int = 5,
     device: str = "auto",
     dtype: str = "bfloat16",
@@ -54,31 +58,33 @@ def bench_step(
     """A report that serialises to JSON: "ms_per_step", "floor_ms" and "breakdown".
 
     source: a checkpoint; with `random`, its config.json alone counts. rows: canvases of one step,
-    each behind `context` random tokens. steps: of one round, whose mean is one figure. tokens per
-    second is that of whole canvases of so many steps and one commit each, prefill left out.
+    each behind `context` random tokens. canvases: that every row writes in a round, each of so many
+    `steps` and, but for the last, a commit; prefill is left out.
     """
     if threads is not None:
         torch.set_num_threads(threads)
-    for name, value in dict(rows=rows, context=context, steps=steps, rounds=rounds).items():
+    for name, value in dict(
+        rows=rows, context=context, steps=steps, canvases=canvases, rounds=rounds
+    ).items():
         if value < 1:
             raise ValueError(f"{name}: got {value}; expected at least 1")
-    network = _network(source, random, quantize, pick_device(device), getattr(torch, dtype))
+    network = bench_network(source, random, quantize, device, dtype)
     model = DiffusionGemma(network, Processor.load(resolve("tiny")), GenerationConfig())
     stepper = make_stepper(model, rows)
-    at_work = [_row(model, number, context=context, steps=steps) for number in range(rows)]
-    times: list[float] = []
-    commits: list[float] = []
+    at_work = [
+        _row(model, number, context=context, steps=steps, canvases=canvases)
+        for number in range(rows)
+    ]
+    prompts = [row.cache for row in at_work]
+    passes: list[_Pass] = []
     for done in range(rounds + 1):
-        for row in at_work:
-            stepper.begin(row)
-        spent = _time(network, lambda: _canvas(stepper, at_work, steps))
-        commit = _time(network, lambda: _commit(network, at_work[0], context)) * rows
+        found = _answer(network, stepper, at_work, prompts, steps, canvases)
         if done:  # the first compiles and records
-            times.append(spent / steps)
-            commits.append(commit)
+            passes.append(found)
         on_round(done, rounds)
-    median, floor = statistics.median(times), _floor(network, rows, context)
-    canvas = median * steps + statistics.median(commits)
+    median = statistics.median(found.step for found in passes)
+    floor = _floor(network, rows, context)
+    tokens = rows * canvases * network.config.canvas_length
     for row in at_work:
         stepper.begin(row)
     return {
@@ -87,30 +93,35 @@ def bench_step(
         "random_weights": random,
         "quantize": quantize,
         "dtype": dtype,
-        "device": _device_name(network.device),
+        "device": device_name(network.device),
         "rows": rows,
         "context": context,
         "steps": steps,
+        "canvases": canvases,
+        "tokens_per_second": tokens / statistics.median(found.seconds for found in passes),
+        "tokens_per_second_all": [tokens / found.seconds for found in passes],
         "ms_per_step": median * 1e3,
-        "ms_per_step_all": [t * 1e3 for t in times],
-        "ms_per_commit": statistics.median(commits) * 1e3,
-        "tokens_per_second": rows * network.config.canvas_length / canvas,
+        "ms_per_step_all": [found.step * 1e3 for found in passes],
+        "ms_per_commit": statistics.median(found.commit for found in passes) * 1e3,
         **floor,
         "over_floor": median * 1e3 / floor["floor_ms"],
         "experts_touched": _experts_touched(network, at_work[0]),
-        "breakdown": _breakdown(network, lambda: _canvas(stepper, at_work, 2), steps=2),
+        "breakdown": _breakdown(network, stepper, at_work),
         "environment": environment(),
     }
 
 
-def _network(
-    source: str, random: bool, quantize: str | None, device: torch.device, dtype: torch.dtype
+def bench_network(
+    source: str, random: bool, quantize: str | None, device: str, dtype: str
 ) -> Network:
-    folder = resolve(source, weights=not random)
+    """A checkpoint's, or one of random weights in its shape."""
+    folder, place, wide = (
+        resolve(source, weights=not random), pick_device(device), getattr(torch, dtype)
+    )  # fmt: skip
     if random:
-        network = new_network(read_config(folder), seed=0, dtype=dtype, device=device)
+        network = new_network(read_config(folder), seed=0, dtype=wide, device=place)
     else:
-        network = load_network(folder, dtype=dtype, device=device)
+        network = load_network(folder, dtype=wide, device=place)
     if quantize is not None:
         if quantize not in SCHEMES:
             raise ValueError(f"quantize: got {quantize!r}; expected one of {', '.join(SCHEMES)}")
@@ -119,7 +130,7 @@ def _network(
 
 
 @torch.inference_mode()
-def _row(model: DiffusionGemma, number: int, *, context: int, steps: int) -> Row:
+def _row(model: DiffusionGemma, number: int, *, context: int, steps: int, canvases: int) -> Row:
     """A request behind a random prompt, whose canvases take all their steps."""
     network = model.network
     text, length = network.config.text, network.config.canvas_length
@@ -127,7 +138,11 @@ def _row(model: DiffusionGemma, number: int, *, context: int, steps: int) -> Row
         text.vocab_size, (context,), generator=torch.Generator().manual_seed(number)
     )
     parameters = Parameters(
-        seed=number, max_new_tokens=length, max_denoising_steps=steps, adaptive_stop=False
+        seed=number,
+        max_new_tokens=canvases * length,
+        max_denoising_steps=steps,
+        adaptive_stop=False,
+        ignore_stop_tokens=True,
     )
     request = make_request(
         ids.tolist(), parameters, model=network.config, defaults=model.generation
@@ -139,7 +154,7 @@ def _row(model: DiffusionGemma, number: int, *, context: int, steps: int) -> Row
         number=number,
         request=request,
         answer=Answer(number, request, model.processor, time.perf_counter()),
-        columns=context + length,
+        columns=context + canvases * length,
         policy=request.policy,
         cache=cache,
         draws=SeededDraws(
@@ -148,30 +163,54 @@ def _row(model: DiffusionGemma, number: int, *, context: int, steps: int) -> Row
     )
 
 
-@torch.inference_mode()
-def _canvas(stepper: Stepper, rows: list[Row], steps: int) -> None:
-    for _ in range(steps):
-        list(stepper.step(rows))
+class _Pass(NamedTuple):
+    """Seconds: of a whole answer, of a step, of all rows' commits of one canvas."""
+
+    seconds: float
+    step: float
+    commit: float
 
 
 @torch.inference_mode()
-def _commit(network: Network, row: Row, context: int) -> None:
-    """A canvas encoded behind a copy of the row's columns."""
-    whole = row.cache.prefix(context)
-    assert whole is not None
-    canvas = torch.zeros(1, network.config.canvas_length, dtype=torch.int64, device=network.device)
-    network.encode(canvas, cache=whole)
+def _answer(
+    network: Network,
+    stepper: Stepper,
+    rows: list[Row],
+    prompts: list[KVCache],
+    steps: int,
+    canvases: int,
+) -> _Pass:
+    """Every row's canvases, one after the other, from behind its prompt."""
+    stepping = committing = 0.0
+    for row, prompt in zip(rows, prompts, strict=True):
+        whole = prompt.prefix(prompt.length)
+        assert whole is not None
+        row.cache, row.canvas = whole, 0
+    for canvas in range(canvases):
+        for row in rows:
+            stepper.begin(row)
+        started = _now(network)
+        for _ in range(steps):
+            drafts = [output.argmax for _, output in stepper.step(rows)]
+        stepping += _now(network) - started
+        if canvas + 1 == canvases:
+            break
+        started = _now(network)
+        for row, draft in zip(rows, drafts, strict=True):
+            network.encode(draft, cache=row.cache)
+            row.canvas += 1
+        committing += _now(network) - started
+    commits = max(1, canvases - 1)
+    return _Pass(stepping + committing, stepping / canvases / steps, committing / commits)
 
 
-def _time(network: Network, work: Callable[[], None]) -> float:
-    _wait(network.device)
-    started = time.perf_counter()
-    work()
-    _wait(network.device)
-    return time.perf_counter() - started
+def _now(network: Network) -> float:
+    """The time when all that was asked of the device is done."""
+    wait(network.device)
+    return time.perf_counter()
 
 
-def _wait(device: torch.device) -> None:
+def wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -193,10 +232,10 @@ def _copy_bandwidth(device: torch.device) -> float:
     source = torch.zeros(size, dtype=torch.uint8, device=device)
     target, best = torch.empty_like(source), float("inf")
     for _ in range(8):
-        _wait(device)
+        wait(device)
         started = time.perf_counter()
         target.copy_(source)
-        _wait(device)
+        wait(device)
         best = min(best, time.perf_counter() - started)
     return 2 * size / best
 
@@ -216,20 +255,21 @@ def _experts_touched(network: Network, row: Row) -> float:
     return statistics.mean(counts)
 
 
-def _breakdown(network: Network, work: Callable[[], None], *, steps: int) -> dict[str, float]:
+@torch.inference_mode()
+def _breakdown(network: Network, stepper: Stepper, rows: list[Row]) -> dict[str, float]:
     """Milliseconds of a step by kernel on a GPU, by operator on a CPU; the largest first."""
     gpu = network.device.type == "cuda"
     with profile(activities=[ProfilerActivity.CUDA if gpu else ProfilerActivity.CPU]) as found:
-        work()
-        _wait(network.device)
+        list(stepper.step(rows))
+        wait(network.device)
     spent = {
         event.key: (event.self_device_time_total if gpu else event.self_cpu_time_total) / 1e3
         for event in found.key_averages()
     }
     ordered = sorted(spent.items(), key=lambda entry: -entry[1])
     rest = sum(ms for _, ms in ordered[_NAMED:])
-    return {name: ms / steps for name, ms in [*ordered[:_NAMED], ("others", rest)]}
+    return dict([*ordered[:_NAMED], ("others", rest)])
 
 
-def _device_name(device: torch.device) -> str:
+def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)

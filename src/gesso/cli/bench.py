@@ -10,6 +10,8 @@ from typing import Any
 
 from gesso.cli.options import Commands, add_threads
 
+_NETWORK = ("random", "quantize", "device", "dtype")
+
 
 def add(commands: Commands, *, parents: Sequence[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser(
@@ -19,7 +21,7 @@ def add(commands: Commands, *, parents: Sequence[argparse.ArgumentParser]) -> No
         allow_abbrev=False,
         description="Measure wall-clock speed in rounds, alone or beside a peer.",
     )
-    kinds = parser.add_subparsers(dest="what", required=True, metavar="generate|serve|step")
+    kinds = parser.add_subparsers(dest="what", required=True, metavar="generate|serve|step|prefill")
     generate = _add(kinds, parents, "generate", "one user: wall tokens per second, and a peer's")
     generate.add_argument("--peer", choices=("transformers",), help="whom to measure beside")
     generate.add_argument("--steps", type=int, default=16, metavar="N", help="of a canvas (16)")
@@ -35,15 +37,32 @@ def add(commands: Commands, *, parents: Sequence[argparse.ArgumentParser]) -> No
         "--requests", type=int, default=48, metavar="N", help="a level and round (48)"
     )
     step = _add(kinds, parents, "step", "one denoising step: its time, the floor, a breakdown")
-    step.add_argument("--random", action="store_true", help="random weights of the model's shape")
-    step.add_argument("--quantize", metavar="FORMAT", help="fp8, nvfp4 or int4")
+    _add_network(step)
     step.add_argument("--rows", type=int, default=1, metavar="N", help="canvases in a step (1)")
     step.add_argument(
         "--context", type=int, default=1024, metavar="N", help="tokens before a canvas (1024)"
     )
     step.add_argument("--steps", type=int, default=16, metavar="N", help="of a canvas (16)")
-    step.add_argument("--device", default="auto", help="auto (default), cpu, cuda, ...")
-    step.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
+    step.add_argument("--canvases", type=int, default=4, metavar="N", help="of an answer (4)")
+    step.add_argument(
+        "--protocol", choices=("vllm-2026-06",), help="rows, context, steps and canvases by name"
+    )
+    prefill = _add(kinds, parents, "prefill", "long prompts in chunks: time and memory")
+    _add_network(prefill)
+    prefill.add_argument(
+        "--tokens", type=int, nargs="+", default=[1024, 8192], metavar="N",
+        help="of the prompts (1024 8192)",
+    )  # fmt: skip
+    prefill.add_argument(
+        "--chunk", type=int, default=1024, metavar="N", help="encoded at a time (1024)"
+    )
+
+
+def _add_network(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--random", action="store_true", help="random weights of the model's shape")
+    parser.add_argument("--quantize", metavar="FORMAT", help="fp8, nvfp4 or int4")
+    parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, ...")
+    parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
 
 
 def _add(
@@ -81,14 +100,20 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _measure(args: argparse.Namespace, on_round: Callable[[int, int], None]) -> dict[str, Any]:
-    from gesso.bench import bench_generate, bench_serve, bench_step
+    from gesso.bench import PROTOCOLS, bench_generate, bench_prefill, bench_serve, bench_step
 
     common: dict[str, Any] = dict(rounds=args.rounds, threads=args.threads, on_round=on_round)
     if args.what == "serve":
         return bench_serve(args.model, users=args.users, requests=args.requests, **common)
     if args.what == "step":
-        names = ("random", "quantize", "rows", "context", "steps", "device", "dtype")
-        return bench_step(args.model, **{name: getattr(args, name) for name in names}, **common)
+        options = _picked(args, *_NETWORK, "rows", "context", "steps", "canvases")
+        return bench_step(args.model, **options | PROTOCOLS.get(args.protocol, {}), **common)
+    if args.what == "prefill":
+        return bench_prefill(args.model, **_picked(args, *_NETWORK, "tokens", "chunk"), **common)
     return bench_generate(
         args.model, peer=args.peer, steps=args.steps, compile=args.compile, **common
     )
+
+
+def _picked(args: argparse.Namespace, *names: str) -> dict[str, Any]:
+    return {name: getattr(args, name) for name in names}

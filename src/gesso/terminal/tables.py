@@ -57,8 +57,26 @@ def print_evaluation(report: Mapping[str, Any]) -> None:
 
 def print_bench(report: Mapping[str, Any]) -> None:
     """What was measured, by its kind."""
-    kinds = dict(serve=_print_serve, step=_print_step, generate=_print_generate)
+    kinds = dict(
+        generate=_print_generate, serve=_print_serve, step=_print_step, prefill=_print_prefill
+    )
     kinds[report["bench"]](report)
+
+
+def _print_prefill(report: Mapping[str, Any]) -> None:
+    rows = [
+        [
+            f"{prompt['tokens']:,}",
+            f"{prompt['seconds']:,.2f}",
+            f"{prompt['tokens_per_second']:,.0f}",
+            f"{prompt['cache_bytes'] / 1e9:,.3f}",
+            "" if prompt["peak_bytes"] is None else f"{prompt['peak_bytes'] / 1e9:,.2f}",
+            {True: "the same", False: "differs", None: ""}[prompt["same_draft"]],
+        ]
+        for prompt in report["prompts"]
+    ]
+    heads = ["seconds", "tok/s", "cache, GB", "peak, GB", "draft as from the whole"]
+    _print(["tokens", *heads], rows, text=1)
 
 
 def _print_step(report: Mapping[str, Any]) -> None:
@@ -71,7 +89,10 @@ def _print_step(report: Mapping[str, Any]) -> None:
         f"{report['bytes_per_second'] / 1e9:,.0f} GB/s; {report['over_floor']:.2f} times"
     )
     print(f"a commit    {report['ms_per_commit']:,.2f} ms")
-    print(f"tokens/s    {report['tokens_per_second']:,.0f} at {report['steps']} steps a canvas")
+    print(
+        f"tokens/s    {report['tokens_per_second']:,.0f}, {report['canvases']} canvases of "
+        f"{report['steps']} steps"
+    )
     print(f"experts     {report['experts_touched']:,.1f} of a layer's are asked\n")
     rows = [[name[:60], f"{ms:,.3f}"] for name, ms in report["breakdown"].items()]
     _print(["", "ms/step"], rows, text=1)
