@@ -20,9 +20,8 @@ from gesso.cache import KVCache, cache_bytes
 from gesso.checkpoint import load_network, read_config, resolve
 from gesso.config import GenerationConfig
 from gesso.diffusion.draws import SeededDraws
-from gesso.engine import make_stepper
 from gesso.engine.row import Row
-from gesso.engine.stepper import Stepper
+from gesso.engine.stepper import Stepper, make_stepper
 from gesso.environment import environment, pick_device
 from gesso.generation.answer import Answer
 from gesso.generation.model import DiffusionGemma
@@ -70,7 +69,7 @@ def bench_step(
             raise ValueError(f"{name}: got {value}; expected at least 1")
     network = bench_network(source, random, quantize, device, dtype)
     model = DiffusionGemma(network, Processor.load(resolve("tiny")), GenerationConfig())
-    stepper = make_stepper(model, rows)
+    stepper = make_stepper(network, rows)
     at_work = [
         _row(model, number, context=context, steps=steps, canvases=canvases)
         for number in range(rows)

@@ -9,7 +9,7 @@ requests come and go at any time, their prompts are encoded in chunks beside the
 what prompts have in common is encoded once.
 """
 
-from gesso.engine.engine import Engine, make_stepper
+from gesso.engine.engine import Engine
 from gesso.engine.memory import MemoryPlan
 
-__all__ = ["Engine", "MemoryPlan", "make_stepper"]
+__all__ = ["Engine", "MemoryPlan"]

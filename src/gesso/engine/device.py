@@ -24,7 +24,7 @@ from gesso.engine.row import Row
 from gesso.engine.slots import Slots
 from gesso.kernels.gpu import step as kernels
 from gesso.kernels.gpu.head import head
-from gesso.kernels.gpu.soft_embed import soft_embed
+from gesso.kernels.gpu.soft_embed import SPANS, soft_embed
 from gesso.model.network import Network
 
 # Slots are as long as the longest request, in units of so many columns.
@@ -119,6 +119,12 @@ class DeviceSteps:
 
     def leave(self, row: Row) -> None:
         self._state.finished[self._slot_of.pop(row.number)] = True
+
+    def workspace(self, *, rows: int, chunk: int) -> int:
+        config = self._network.config
+        tokens = rows * config.canvas_length
+        logits = tokens * config.text.vocab_size * self._network.dtype.itemsize
+        return logits + SPANS * tokens * config.text.hidden_size * 4
 
     def held(self, columns: Sequence[int]) -> int:
         """Bytes of the slots while requests of so many columns each are at work."""

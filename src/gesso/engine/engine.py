@@ -21,7 +21,7 @@ from gesso.diffusion.loop import Policy, StepOutput
 from gesso.engine.memory import plan_memory
 from gesso.engine.prefix import PrefixCache
 from gesso.engine.row import Row
-from gesso.engine.stepper import JoinedSteps, Stepper
+from gesso.engine.stepper import Stepper, make_stepper
 from gesso.generation.answer import Answer
 from gesso.generation.events import CanvasEvent, Commit, End, Result
 from gesso.generation.loop import step_events
@@ -53,14 +53,16 @@ class Engine:
             if value < 1:
                 raise ValueError(f"{name}: got {value}; expected at least 1")
         self.model = model
-        self.memory = plan_memory(model.network, rows=max_rows, chunk=chunk, limit=max_memory)
+        self._stepper = stepper or make_stepper(model.network, max_rows, model.reader)
+        self.memory = plan_memory(
+            model.network, self._stepper, rows=max_rows, chunk=chunk, limit=max_memory
+        )
         self.prefixes = PrefixCache()
         self._max_rows = max_rows
         self._chunk = chunk
         self._waiting: deque[tuple[int, Request, Answer]] = deque()
         self._rows: list[Row] = []
         self._submitted = 0
-        self._stepper = stepper or make_stepper(model, max_rows)
         self._step_seconds = 0.0
 
     @property
@@ -244,12 +246,3 @@ class Engine:
         if left is None or not self._step_seconds:
             return policy
         return replace(policy, steps=min(policy.steps, max(1, int(left / self._step_seconds))))
-
-
-def make_stepper(model: DiffusionGemma, rows: int) -> Stepper:
-    """By kernels on a GPU, and elsewhere by the readable network, for so many rows at most."""
-    if model.network.device.type != "cuda":
-        return JoinedSteps(model.network, model.reader)
-    from gesso.engine.device import DeviceSteps  # triton is imported where it is of use
-
-    return DeviceSteps(model.network, rows=rows)

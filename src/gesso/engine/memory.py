@@ -13,21 +13,21 @@ from dataclasses import dataclass
 import torch
 
 from gesso.cache import cache_bytes
+from gesso.engine.stepper import Stepper
 from gesso.model.network import Network
 from gesso.model.quantize import stored_bytes
 
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
-# Float32 copies of a canvas's logits that a look at it holds at once: the logits, tempered,
-# log-probabilities, probabilities, and the terms of the entropy.
-_LOGITS = 5
+# Activations of a token that a layer holds at once, in float32, as long as the widest of them.
+_ACTIVATIONS = 16
 # Of what the machine has, the rest being for the allocator's gaps and for others.
 _SHARE = 0.9
 
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryPlan:
-    """In bytes. limit: for all together. step: what `rows` canvases take while they are denoised
-    and a chunk of a prompt is encoded. room: for keys and values."""
+    """In bytes. limit: for all together. step: what canvases take while they are denoised and a
+    chunk of a prompt while it is encoded. room: for keys and values."""
 
     limit: int
     weights: int
@@ -47,21 +47,20 @@ class MemoryPlan:
 
 
 def plan_memory(
-    network: Network, *, rows: int, chunk: int, limit: int | str | None = None
+    network: Network, stepper: Stepper, *, rows: int, chunk: int, limit: int | str | None = None
 ) -> MemoryPlan:
-    """limit: bytes, or a string such as "18GB"; None takes most of what the device has.
+    """For `rows` canvases at once and prompts in chunks of so many tokens.
 
-    ValueError when not even one request of one canvas would fit.
+    limit: bytes, or a string such as "18GB"; None takes most of what the device has. ValueError
+    when not even one request of one canvas would fit.
     """
     config = network.config
     wide = max(config.text.intermediate_size, config.text.hidden_size)
-    tokens = max(rows * config.canvas_length, chunk)
-    logits = rows * config.canvas_length * config.text.vocab_size
-    seen = chunk * config.text.max_position_embeddings  # who may look at what, for one chunk
+    activations = max(rows * config.canvas_length, chunk) * wide * 4 * _ACTIVATIONS
     plan = MemoryPlan(
         limit=_device_bytes(network.device) if limit is None else parse_bytes(limit),
         weights=stored_bytes(network),
-        step=logits * (_LOGITS * 4 + network.dtype.itemsize) + 16 * tokens * wide * 4 + 4 * seen,
+        step=stepper.workspace(rows=rows, chunk=chunk) + activations,
     )
     least = cache_bytes(config.text, config.canvas_length, network.dtype)
     if plan.room < least:

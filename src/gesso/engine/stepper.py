@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 
 from gesso.cache import cache_bytes, stack
-from gesso.diffusion.loop import CanvasState, Reader, Reading, StepOutput, advance, begin
+from gesso.diffusion.loop import CanvasState, Reader, Reading, StepOutput, advance, begin, read
 from gesso.diffusion.sampler import Belief
 from gesso.engine.row import Row
 from gesso.generation.denoiser import NetworkDenoiser
@@ -22,6 +22,9 @@ from gesso.model.network import Network
 # Rows share a forward while the longest has at most so many times the shortest's columns: the
 # shorter ones are padded to it.
 _SPREAD = 2
+# Copies of a canvas's logits that a look at it holds at once: the logits, tempered,
+# log-probabilities, probabilities, and the terms of the entropy.
+_LOGITS = 5
 
 
 class Stepper(Protocol):
@@ -35,6 +38,11 @@ class Stepper(Protocol):
 
     def leave(self, row: Row) -> None:
         """Nothing of this row is needed any more."""
+        ...
+
+    def workspace(self, *, rows: int, chunk: int) -> int:
+        """Bytes of the large tensors that come and go: with a step of so many canvases, with a
+        chunk of a prompt."""
         ...
 
     def held(self, columns: Sequence[int]) -> int:
@@ -69,6 +77,12 @@ class JoinedSteps:
     def leave(self, row: Row) -> None:
         del self._states[row.number]
         self._forget({row.number})
+
+    def workspace(self, *, rows: int, chunk: int) -> int:
+        config, width = self._network.config, self._network.dtype.itemsize
+        logits = rows * config.canvas_length * config.text.vocab_size
+        # In float32, and for one chunk who may look at what.
+        return logits * (_LOGITS * 4 + width) + 4 * chunk * config.text.max_position_embeddings
 
     def held(self, columns: Sequence[int]) -> int:
         # One alone is not copied; of several, the shortest in a group is padded by so much.
@@ -129,3 +143,12 @@ def _alike(rows: Sequence[Row]) -> list[list[Row]]:
         else:
             groups.append([row])
     return groups
+
+
+def make_stepper(network: Network, rows: int, reader: Reader = read) -> Stepper:
+    """For so many rows at most: by kernels on a GPU, elsewhere by the readable network."""
+    if network.device.type != "cuda":
+        return JoinedSteps(network, reader)
+    from gesso.engine.device import DeviceSteps  # triton is imported where it is of use
+
+    return DeviceSteps(network, rows=rows)

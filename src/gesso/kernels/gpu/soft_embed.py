@@ -23,7 +23,7 @@ _TILE_WIDTH = 256
 _TILE_IDS = 64
 # 2 x 11 tiles of a canvas in the 26B model, six spans each: one program for each of an H200's
 # 132 multiprocessors.
-_SPANS = 6
+SPANS = 6
 # What a program of the second kernel adds.
 _TILE_SUM = 1024
 
@@ -84,16 +84,16 @@ def soft_embed(logits: Tensor, log_sum: Tensor, embedding: Tensor, *, scale: flo
     assert (log_sum.shape, log_sum.dtype) == ((rows,), torch.float32)
     assert all(t.is_contiguous() for t in (logits, embedding, log_sum))
 
-    sums = torch.empty(_SPANS, rows, width, dtype=torch.float32, device=logits.device)
-    grid = (triton.cdiv(rows, _TILE_ROWS), triton.cdiv(width, _TILE_WIDTH), _SPANS)
+    sums = torch.empty(SPANS, rows, width, dtype=torch.float32, device=logits.device)
+    grid = (triton.cdiv(rows, _TILE_ROWS), triton.cdiv(width, _TILE_WIDTH), SPANS)
     _span_kernel[grid](
         logits, log_sum, embedding, sums, rows,
-        IDS=ids, WIDTH=width, SPAN=triton.cdiv(ids, _TILE_IDS * _SPANS),
+        IDS=ids, WIDTH=width, SPAN=triton.cdiv(ids, _TILE_IDS * SPANS),
         TILE_ROWS=_TILE_ROWS, TILE_WIDTH=_TILE_WIDTH, TILE_IDS=_TILE_IDS,
         num_warps=8, num_stages=3,
     )  # fmt: skip
     out = torch.empty(rows, width, dtype=logits.dtype, device=logits.device)
     _add_kernel[(triton.cdiv(out.numel(), _TILE_SUM),)](
-        sums, out, out.numel(), scale, SPANS=_SPANS, TILE=_TILE_SUM, num_warps=4
+        sums, out, out.numel(), scale, SPANS=SPANS, TILE=_TILE_SUM, num_warps=4
     )
     return out
