@@ -61,6 +61,27 @@ def test_what_prompts_share_is_encoded_once(
     assert answer(2, 2, seed=6) == 0
 
 
+def test_a_turn_that_goes_on_does_not_cost_others_what_they_share(
+    dg: DiffusionGemma, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A conversation replaces its own beginning; where that could be cut, it still can be."""
+    encoded = count_encoded(dg, monkeypatch)
+    engine = Engine(dg, chunk=8)
+    for ids in ([*range(40, 56)], [*range(40, 56), *range(60, 80)], [*range(40, 56), 90, 91]):
+        encoded.clear()
+        engine.submit_request(dg_request(dg, ids, max_new_tokens=1))
+        list(engine.run())
+    assert len(engine.prefixes) == 2
+    assert sum(encoded) == 2
+
+
+def test_answers_wants_an_engine_at_rest(dg: DiffusionGemma) -> None:
+    engine = Engine(dg)
+    engine.submit("<bos>a", raw=True)
+    with pytest.raises(ValueError, match="other requests are at work"):
+        next(engine.answers(["<bos>b"], raw=True))
+
+
 def test_a_canvas_that_was_committed_is_known_too(
     dg: DiffusionGemma, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -98,10 +98,11 @@ class Engine:
     def answers(self, prompts: Sequence[Prompt], **keys: Any) -> Iterator[tuple[int, Result]]:
         """(place among the prompts, whole answer), each as soon as it is there.
 
-        keys as in `submit`, for all of them. ValueError before any work starts. Nothing else
-        may be at work in this engine.
+        keys as in `submit`, for all of them. ValueError before any work starts, also when other
+        requests are at work, whose events would be lost.
         """
-        assert self.idle
+        if not self.idle:
+            raise ValueError("answers: other requests are at work; let run() end them first")
         requests = [self._request(prompt, keys) for prompt in prompts]
         first = self._submitted
         for request in requests:

@@ -37,6 +37,13 @@ class Prefix:
         if mark:
             self._marks[cache.length] = cache.tail()
 
+    def absorbs(self, other: Prefix) -> bool:
+        """Whether the other is a beginning of this one, which then takes over its marks."""
+        if not torch.equal(other.ids, self.ids[: len(other.ids)]):
+            return False
+        self._marks = other._marks | self._marks
+        return True
+
     def common(self, ids: Tensor) -> KVCache | None:
         """Columns of the longest usable beginning that these ids share; None without any."""
         assert self.cache is not None
@@ -72,12 +79,9 @@ class PrefixCache:
         return sum(prefix.nbytes for prefix in self._kept)
 
     def keep(self, prefix: Prefix) -> None:
-        """Put first in order, and forget those that are a beginning of it."""
-        self._kept = [
-            old
-            for old in self._kept
-            if old is not prefix and not torch.equal(old.ids, prefix.ids[: len(old.ids)])
-        ]
+        """As the latest. Those that are a beginning of it are forgotten, but for their marks."""
+        others = [old for old in self._kept if old is not prefix]
+        self._kept = [old for old in others if not prefix.absorbs(old)]
         self._kept.append(prefix)
 
     def find(self, ids: Sequence[int]) -> KVCache | None:
