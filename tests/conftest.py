@@ -16,6 +16,9 @@ from gesso.model.network import Network
 from gesso.processor import Processor
 from tests.triton_interpreter import mend
 
+# Test processes share the cores, and so do what they start: threads that wait for one another would
+# spend the time spinning.
+os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
 # Triton decides at import whether it interprets its kernels, so this comes before any of them.
 if not torch.cuda.is_available():
