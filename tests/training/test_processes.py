@@ -21,6 +21,8 @@ from gesso.training.processes import Processes
 from gesso.training.trainer import StepLog, Trainer
 from tests.conftest import TEXT
 
+# What torchrun made is read by all of them.
+pytestmark = pytest.mark.xdist_group("torchrun")
 TINY = Path(gesso.__file__).parent / "assets" / "tiny"
 ROOT = Path(__file__).parents[2]
 STEPS, HALF = 4, 2
