@@ -60,6 +60,7 @@ def test_the_embedded_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     embedded = Path(gesso.__file__).parent / "assets" / "tiny"
     assert embedded.is_dir()
     assert resolve("tiny") == embedded
+    assert resolve("sudoku9") == embedded.parent / "sudoku9"
     assert resolve("./tiny") == Path("tiny")
 
 

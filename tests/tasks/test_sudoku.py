@@ -5,6 +5,8 @@ from random import Random
 
 import pytest
 
+import gesso
+from gesso.engine import Engine
 from gesso.tasks import get_task
 from gesso.tasks.sudoku.grid import dig, is_unique, is_valid, shuffled, solutions
 from gesso.tasks.sudoku.task import CLUES, SHAPES, SudokuTask
@@ -55,6 +57,17 @@ def test_splits_share_no_solution(size: int) -> None:
     assert not seen["train"] & seen["held"]
 
 
+def test_easy_puzzles_have_more_clues_and_share_the_split() -> None:
+    easy = get_task("sudoku9-easy")
+    examples = list(itertools.islice(easy.examples(split="train", seed=1), 40))
+    clues = [sum(map(bool, read(example.prompt))) for example in examples]
+    assert min(clues) > CLUES[9][1]
+    assert max(clues) < 81
+    held = itertools.islice(get_task("sudoku9").examples(split="held", seed=1), 40)
+    assert not {e.completion for e in examples} & {e.completion for e in held}
+    assert easy.verdict(examples[0], examples[0].completion)["exact"] == 1.0
+
+
 def test_seeds() -> None:
     def some(seed: int, split: str = "train") -> list[str]:
         stream = get_task("sudoku4").examples(split=split, seed=seed)
@@ -91,3 +104,13 @@ def test_verdicts() -> None:
     assert task.verdict(example, lame)["valid"] == 0
     for wrong in ("", right[:-1], right + "1", "abcd\n" * 4, right.replace("\n", "")):
         assert set(task.verdict(example, wrong).values()) == {0.0}
+
+
+def test_the_embedded_solver() -> None:
+    """On held-out puzzles of many clues, which it seldom misses."""
+    task = get_task("sudoku9-easy")
+    examples = list(itertools.islice(task.examples(split="held", seed=3), 4))
+    engine = Engine(gesso.load("sudoku9"), max_rows=4)
+    found = engine.answers([example.prompt for example in examples])
+    exact = [task.verdict(examples[place], result.text)["exact"] for place, result in found]
+    assert sum(exact) >= 3

@@ -1,4 +1,4 @@
-"""Where a checkpoint lies: the embedded one, a folder, or a repository of the Hugging Face hub."""
+"""Where a checkpoint lies: an embedded one, a folder, or a repository of the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import re
 from importlib.resources import files
 from pathlib import Path
 
-EMBEDDED = "tiny"
+# Those that come with the package, by name.
+EMBEDDED = ("tiny", "sudoku9")
 
 # What a checkpoint is made of. Repositories may also hold pickles, which are never wanted.
 _WEIGHTS, _ABOUT = ["*.safetensors"], ["*.json", "*.jinja"]
@@ -16,15 +17,15 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 def resolve(source: str | Path, *, revision: str | None = None, weights: bool = True) -> Path:
     """The folder of a checkpoint, downloaded when it must be.
 
-    source: "tiny" for the one that comes with the package, whatever lies in the working
+    source: "tiny" or "sudoku9" for those that come with the package, whatever lies in the working
     directory (a folder of that name is "./tiny"); a folder; or a hub id, "owner/name".
     revision: a branch, tag or commit of the hub. weights: False fetches only what describes
     them. HF_HUB_OFFLINE=1 uses the local cache alone.
     ValueError when there is no such checkpoint or it cannot be fetched.
     """
-    if source == EMBEDDED:
+    if source in EMBEDDED:
         _refuse_revision(source, revision)
-        return Path(str(files("gesso"))) / "assets" / EMBEDDED
+        return Path(str(files("gesso"))) / "assets" / str(source)
     folder = Path(source).expanduser()
     if source and folder.is_dir():  # an empty name is no folder, not the working directory
         _refuse_revision(source, revision)
@@ -32,7 +33,7 @@ def resolve(source: str | Path, *, revision: str | None = None, weights: bool = 
     if isinstance(source, Path) or not _HUB_ID.fullmatch(source):
         raise ValueError(
             f"{source}: no such folder, and not a hub id either; give a checkpoint's folder, "
-            f"owner/name, or {EMBEDDED!r} for the embedded one"
+            f"owner/name, or an embedded one: {', '.join(EMBEDDED)}"
         )
     return _download(source, revision, _WEIGHTS + _ABOUT if weights else _ABOUT)
 

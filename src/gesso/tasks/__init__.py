@@ -20,6 +20,7 @@ _TASKS: dict[str, Callable[[], Task]] = {
     "sudoku4": partial(SudokuTask, 4),
     "sudoku6": partial(SudokuTask, 6),
     "sudoku9": partial(SudokuTask, 9),
+    "sudoku9-easy": partial(SudokuTask, 9, easy=True),
 }
 
 

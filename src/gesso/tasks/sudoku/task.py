@@ -10,8 +10,9 @@ from gesso.tasks.sudoku.grid import Grid, Shape, dig, is_valid, shuffled, soluti
 from gesso.tasks.task import Example, check_split
 
 SHAPES = {4: Shape(height=2, width=2), 6: Shape(height=2, width=3), 9: Shape(height=3, width=3)}
-# Fewest and most clues, and where a new band of the report begins.
+# Fewest and most clues, and how many of them make a band of the report.
 CLUES = {4: (4, 8), 6: (10, 18), 9: (30, 40)}
+EASY_CLUES = {9: (41, 76)}
 BAND = {4: 2, 6: 3, 9: 5}
 # One solution in so many is held out.
 HELD = 8
@@ -28,10 +29,11 @@ class SudokuTask:
         "held": "puzzles whose solutions were never seen in training",
     }
 
-    def __init__(self, size: int) -> None:
-        self.name = f"sudoku{size}"
+    def __init__(self, size: int, *, easy: bool = False) -> None:
+        self.name = f"sudoku{size}-easy" if easy else f"sudoku{size}"
         self.size = size
         self.shape = SHAPES[size]
+        self.clues = (EASY_CLUES if easy else CLUES)[size]
 
     def examples(self, *, split: str, seed: int) -> Iterator[Example]:
         """An endless stream, the same for the same split and seed. ValueError: unknown split."""
@@ -58,9 +60,8 @@ class SudokuTask:
 
     def _stream(self, split: str, rng: Random) -> Iterator[Example]:
         blank: Grid = (0,) * self.size**2
-        low, high = CLUES[self.size]
         while True:
-            clues = rng.randint(low, high)
+            clues = rng.randint(*self.clues)
             solved = next(solutions(blank, self.shape, rng))
             puzzle = dig(solved, self.shape, clues, rng)
             if puzzle is None:
@@ -74,12 +75,12 @@ class SudokuTask:
                         break
 
     def _example(self, puzzle: Grid, answer: Grid, clues: int) -> Example:
-        low, band = CLUES[self.size][0], BAND[self.size]
+        (low, high), band = self.clues, BAND[self.size]
         first = low + (clues - low) // band * band
         return Example(
             prompt=PREFIX + self._write(puzzle),
             completion=self._write(answer),
-            info={"kind": f"{first}-{min(first + band - 1, CLUES[self.size][1])} clues"},
+            info={"kind": f"{first}-{min(first + band - 1, high)} clues"},
         )
 
     def _write(self, grid: Grid) -> str:
