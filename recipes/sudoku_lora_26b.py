@@ -20,6 +20,7 @@ def recipe() -> TrainConfig:
         tasks={"sudoku9": 1.0},
         steps=2000,
         batch_size=8,
+        dtype="bfloat16",
         optimizer=OptimizerConfig(
             lr=1.5e-4,
             warmup_steps=100,

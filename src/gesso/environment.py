@@ -37,6 +37,16 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
+def multiplies_bfloat16(device: torch.device) -> bool:
+    """Whether matrix products in bf16 are at least as fast as in float32 there.
+
+    On a CPU without instructions for them they take some fifty times as long.
+    """
+    if device.type != "cpu":
+        return True
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
 def _commit() -> str | None:
     commit = _git("rev-parse", "HEAD")
     changed = commit and _git("status", "--porcelain", "--untracked-files=no")

@@ -253,7 +253,7 @@ def test_tensorboard_shows_the_log(config: TrainConfig, tmp_path: Path) -> None:
     (dict(batch_size=0), "batch_size: got 0"),
     (dict(accumulate=0), "accumulate: got 0"),
     (dict(accumulate=3), "accumulate: got 3 parts of a batch of 2"),
-    (dict(dtype="float8"), "dtype: got 'float8'; expected float32 or bfloat16"),
+    (dict(dtype="float8"), "dtype: got 'float8'; expected auto, float32 or bfloat16"),
 ])  # fmt: skip
 def test_bad_recipes(config: TrainConfig, tmp_path: Path, keys: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):

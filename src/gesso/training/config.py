@@ -138,7 +138,8 @@ class TrainConfig:
     in them instead of refusing all.
     evaluation: judge while training, and keep what was judged best.
     generation: the defaults that the checkpoint will have.
-    dtype: of the working copy of the weights; masters and moments stay in float32.
+    dtype: of the working copy of the weights; masters and moments stay in float32. "auto" takes
+    bfloat16 where the device has products for it, else float32.
     device: "auto" takes a GPU when there is one.
     batch_size: in examples. accumulate: a batch goes through the network in so many parts, for
     memory's sake; losses and gradients are those of the whole.
@@ -164,7 +165,7 @@ class TrainConfig:
     generation: GenerationConfig = field(default_factory=GenerationConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    dtype: str = "bfloat16"
+    dtype: str = "auto"
     device: str = "auto"
     accumulate: int = 1
     checkpoint_activations: bool = False
@@ -191,8 +192,8 @@ class TrainConfig:
                 f"tasks: got {dict(self.tasks)}, data: {dict(self.data)}; "
                 "at least one of them with a share above 0 is expected"
             )
-        if self.dtype not in ("float32", "bfloat16"):
-            raise ValueError(f"dtype: got {self.dtype!r}; expected float32 or bfloat16")
+        if self.dtype not in ("auto", "float32", "bfloat16"):
+            raise ValueError(f"dtype: got {self.dtype!r}; expected auto, float32 or bfloat16")
         for name in (
             "steps", "batch_size", "accumulate", "expert_parallel", "save_every", "log_every"
         ):  # fmt: skip

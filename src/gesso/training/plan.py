@@ -23,7 +23,7 @@ from gesso.model.quantize import stored_bytes
 from gesso.processor import Processor
 from gesso.training.config import ObjectiveConfig, TrainConfig
 from gesso.training.mixture import mix
-from gesso.training.start import shape_of, skeleton
+from gesso.training.start import shape_of, skeleton, working_dtype
 
 # How many batches are looked at for the length of a row.
 _BATCHES = 8
@@ -66,7 +66,7 @@ def rows_of(config: TrainConfig, processor: Processor) -> Rows:
 
 def plan(config: TrainConfig, rows: Rows, *, processes: int = 1) -> Plan:
     """For batches of such rows, without the weights."""
-    dtype = getattr(torch, config.dtype)
+    dtype = working_dtype(config)
     with torch.device("meta"):
         parameters = parameter_count(Network(shape_of(config)))
     network = skeleton(config)
@@ -110,7 +110,7 @@ def report(config: TrainConfig) -> dict[str, Any]:
     plans = {n: plan(config, rows, processes=n) for n in (1, 8) if rows.count >= n}
     one = plans[1]
     device = pick_device(config.device)
-    rate = _product_rate(device, getattr(torch, config.dtype))
+    rate = _product_rate(device, working_dtype(config))
     return dict(
         parameters=one.parameters,
         trained=one.trained,

@@ -6,7 +6,7 @@ import torch
 
 from gesso.checkpoint import load_network, read_config, resolve
 from gesso.config import ModelConfig
-from gesso.environment import pick_device
+from gesso.environment import multiplies_bfloat16, pick_device
 from gesso.model.init import new_network
 from gesso.model.lora import add_adapter
 from gesso.model.network import Network
@@ -16,7 +16,7 @@ from gesso.training.config import TrainConfig
 
 def start(config: TrainConfig) -> Network:
     """Random, or the base's weights, with the adapter and in the form that the recipe asks for."""
-    dtype, device = getattr(torch, config.dtype), pick_device(config.device)
+    dtype, device = working_dtype(config), pick_device(config.device)
     if config.base is None:
         assert config.model is not None
         return new_network(config.model, seed=config.seed).to(device=device, dtype=dtype)
@@ -38,9 +38,19 @@ def start(config: TrainConfig) -> Network:
 def skeleton(config: TrainConfig) -> Network:
     """The same without its values, on the meta device."""
     with torch.device("meta"):
-        network = Network(shape_of(config)).to(getattr(torch, config.dtype))
+        network = Network(shape_of(config)).to(working_dtype(config))
     _prepare(network, config)
     return network
+
+
+def working_dtype(config: TrainConfig) -> torch.dtype:
+    """Of the weights that the products are made with."""
+    if config.dtype == "auto":
+        fast = multiplies_bfloat16(pick_device(config.device))
+        return torch.bfloat16 if fast else torch.float32
+    dtype = getattr(torch, config.dtype)
+    assert isinstance(dtype, torch.dtype)
+    return dtype
 
 
 def shape_of(config: TrainConfig) -> ModelConfig:
