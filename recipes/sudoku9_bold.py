@@ -2,11 +2,11 @@
 
     gesso train recipes/sudoku9_bold.py --out runs/sudoku9-bold
 
-From the third stage (recipes/sudoku9_mend.py). Where no cell follows from the others, a sampler that
-accepts sure cells alone stands still however many steps it has; one that is hot and accepts boldly
-guesses, and sees the guess fail or hold. Canvases are what up to four such steps made of them. An
-encoded puzzle serves two canvases, and the causal loss, which no small network brings down here,
-counts for a quarter.
+From the third stage (recipes/sudoku9_mend.py). Where no cell follows from the others, a sampler
+that accepts sure cells alone stands still however many steps it has; one that is hot and accepts
+boldly guesses, and sees the guess fail or hold. Canvases are what up to four such steps made of
+them. An encoded puzzle serves two canvases, and the causal loss, which no small network brings down
+here, counts for a quarter.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def recipe() -> TrainConfig:
     return replace(
         mend,
         base=MEND,
-        steps=1100,
+        steps=850,
         optimizer=replace(mend.optimizer, lr=1.2e-3, warmup_steps=30, ema_decay=0.998),
         objective=replace(
             mend.objective,

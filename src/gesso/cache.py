@@ -55,6 +55,15 @@ class KVCache:
         ]
         return chosen
 
+    def detach(self) -> KVCache:
+        """The same columns, through which no gradient flows."""
+        cut = KVCache(self.config, batch_size=self.batch_size, trim=self._trim)
+        cut.length, cut.mask = self.length, self.mask
+        cut._layers = [
+            None if kept is None else (kept[0].detach(), kept[1].detach()) for kept in self._layers
+        ]
+        return cut
+
     def prefix(self, length: int, tail: Sequence[LayerColumns | None] = ()) -> KVCache | None:
         """A cache of the first `length` columns, which shares this one's memory.
 

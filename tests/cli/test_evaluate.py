@@ -21,7 +21,7 @@ def test_json(run: Run, checkpoint: Path) -> None:
 
 def test_rows_change_no_answer(run: Run) -> None:
     """With the embedded checkpoint, whose canvases end at different steps."""
-    words = ("--n", 4, "--split", "names", "--no-autoregressive", "--json")
+    words = ("--n", 4, "--split", "names", "--mode", "diffusion", "--json")
     counted = []
     for rows in (1, 3):
         code, out, _ = run("eval", "extract", *words, "--rows", rows)
@@ -33,7 +33,7 @@ def test_rows_change_no_answer(run: Run) -> None:
 
 
 def test_table_of_diffusion_alone(run: Run, checkpoint: Path) -> None:
-    words = ("--n", 1, "--split", "names", "--no-autoregressive")
+    words = ("--n", 1, "--split", "names", "--mode", "diffusion")
     code, out, err = run("eval", "extract", "--model", checkpoint, *words)
     assert (code, err) == (0, "")
     assert out.splitlines()[1].split()[:4] == ["names", "diffusion", "1", "0.0%"]

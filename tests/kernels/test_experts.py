@@ -20,7 +20,8 @@ SHAPES = [
 
 @pytest.fixture(params=["padded", "grouped"])
 def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setattr(module, "_pads_well", lambda *_: request.param == "padded")
+    if request.param == "padded":
+        monkeypatch.setattr(module, "_can_group", lambda *_: False)
     return request.param
 
 
@@ -113,7 +114,7 @@ def test_bfloat16(path: str) -> None:
 
 
 def test_the_choice_of_path_does_not_show() -> None:
-    """As dispatched: even routing pads, many tokens on one of many experts do not."""
+    """As dispatched: even routing, and many tokens on one of many experts."""
     for count, tokens in ((4, 64), (64, 64)):
         x, index, rest = draw(tokens, 1, count, 8, 8)
         if count == 64:
@@ -133,16 +134,20 @@ def test_widths_that_are_not_a_multiple_of_16_bytes(width: int, inner: int, skew
     assert error(experts(x, index, *rest), exact) < 1e-6
 
 
-def test_a_row_keeps_its_bits_while_groups_stay_under_a_padded_size() -> None:
-    x, index, rest = draw(12, 2, 4, 16, 8)
-    together = experts(x, index, *rest)
-    alone = experts(x[:1], index[:1], rest[0][:1], *rest[1:])
-    assert torch.equal(together[:1], alone)
+@pytest.mark.parametrize("shape", [(12, 2, 4, 16, 8), (200, 2, 4, 192, 128), (64, 2, 8, 192, 128)])
+def test_a_row_keeps_its_bits_whatever_shares_its_experts(shape: tuple[int, ...]) -> None:
+    x, index, rest = draw(*shape)
+    with torch.no_grad():
+        together = experts(x, index, *rest)
+        for first, count in ((0, 1), (3, 5), (1, 10)):
+            some = slice(first, first + count)
+            alone = experts(x[some], index[some], rest[0][some], *rest[1:])
+            assert torch.equal(together[some], alone)
 
 
 @pytest.mark.parametrize("tokens", [3, 700])
 def test_a_low_rank_change_is_that_of_the_weights(tokens: int) -> None:
-    """Both paths: few tokens are padded, many are grouped."""
+    """For few tokens and for many."""
     generator = torch.Generator().manual_seed(4)
 
     def random(*shape: int) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,13 @@ def network(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     shutil.copyfile(FOLDER / "model.safetensors", folder / "model.safetensors")
     shutil.copyfile(FOLDER / request.param, folder / "config.json")
     return load_network(folder).eval().requires_grad_(False)
+
+
+@pytest.fixture(autouse=True)
+def as_at_inference() -> Iterator[None]:
+    """Without gradients, as answers are made: norms and experts have a path of their own there."""
+    with torch.no_grad():
+        yield
 
 
 class Case:

@@ -160,6 +160,8 @@ def naive_loss(plain: Plain, config: ObjectiveConfig) -> tuple[Tensor, Tensor, T
         canvases = -(-len(answer) // L)
         hidden, old = plain.encode(tokens)
         scores = plain.logits(hidden[:-1]).log_softmax(-1)
+        if not config.cache_gradient:
+            old = [(k.detach(), v.detach()) for k, v in old]
         losses = [-scores[i, tokens[i + 1]] for i in range(len(tokens) - 1)]
         causal = causal + sum(losses) / len(losses) / len(ROWS)
         whole = torch.cat((tokens, torch.full((canvases * L - len(answer),), FILL)))
@@ -193,11 +195,16 @@ def network(make_network: Callable[..., Network]) -> Network:
 CONFIGS = [
     ObjectiveConfig(),
     ObjectiveConfig(causal_weight=0.0, self_conditioning=0.0, leave_one_out=True),
+    ObjectiveConfig(cache_gradient=False),
     ObjectiveConfig(causal_weight=0.3, self_conditioning=1.0, leave_one_out=True, min_level=0.2),
 ]
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=["published", "denoising alone", "all options"])
+@pytest.mark.parametrize(
+    "config",
+    CONFIGS,
+    ids=["published", "denoising alone", "no gradient through the cache", "all options"],
+)
 def test_value_and_gradients(network: Network, config: ObjectiveConfig) -> None:
     ours = training_loss(network, BATCH, config, noise_of())
     ours.total.backward()

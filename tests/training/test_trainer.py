@@ -97,6 +97,11 @@ def test_resumed_is_uninterrupted(config: TrainConfig, whole: Path, tmp_path: Pa
     assert_loads(config, folder)
 
 
+def test_another_seed_is_another_run(config: TrainConfig, whole: Path) -> None:
+    with pytest.raises(ValueError, match=r"seed: got 5, but .* was begun with"):
+        Trainer(replace(config, seed=5), whole).resume()
+
+
 def assert_loads(config: TrainConfig, folder: Path) -> None:
     dg = gesso.load(folder / "checkpoint")
     average = load_file(folder / "state.safetensors")["average.embed.weight"]

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import torch
 
 from gesso.checkpoint import resolve
-from gesso.environment import environment
+from gesso.environment import environment, multiplies_bfloat16
 from gesso.generation.model import DiffusionGemma, load
 from gesso.tasks import get_task
 
@@ -78,13 +78,20 @@ def bench_generate(
     if threads is not None:
         torch.set_num_threads(threads)
     folder = resolve(source)
-    first = Gesso(source, "float32")
-    contenders: list[Contender] = [first, Gesso(source, "bfloat16")]
-    if compile:
-        contenders += [Gesso(source, dtype, compile=True) for dtype in ("float32", "bfloat16")]
     notes: list[str] = []
+    dtypes = ["float32"]
+    if multiplies_bfloat16(torch.device("cpu")):
+        dtypes.append("bfloat16")
+    else:
+        notes.append("bfloat16 left out: this CPU has no products for it, and takes far longer")
+    first, *others = (
+        Gesso(source, dtype, compile=how)
+        for how in ((False, True) if compile else (False,))
+        for dtype in dtypes
+    )
+    contenders: list[Contender] = [first, *others]
     if peer is not None:
-        contenders += _peers(peer, folder, notes)
+        contenders += _peers(peer, folder, dtypes)
     length = first._model.network.config.canvas_length
     prompts = _prompts(first._model)
     work = {"steps": steps, "new_tokens": canvases * length}
@@ -133,7 +140,7 @@ def _prompts(model: DiffusionGemma) -> list[list[int]]:
     return [model.processor.encode_prompt(example.prompt) for example in examples]
 
 
-def _peers(peer: str, folder: Path, notes: list[str]) -> list[Contender]:
+def _peers(peer: str, folder: Path, dtypes: Sequence[str]) -> list[Contender]:
     if peer != "transformers":
         raise ValueError(f"peer: got {peer!r}; known is 'transformers'")
     try:
@@ -142,7 +149,7 @@ def _peers(peer: str, folder: Path, notes: list[str]) -> list[Contender]:
         raise ValueError(
             f"peer: transformers is not installed ({error}); pip install 'gesso[dev]'"
         ) from None
-    return transformers_contenders(folder, notes)
+    return transformers_contenders(folder, dtypes)
 
 
 def _row(

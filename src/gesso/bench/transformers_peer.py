@@ -48,11 +48,11 @@ class Transformers:
         return out.sequences.shape[1] - ids.shape[1]
 
 
-def transformers_contenders(folder: Path, notes: list[str]) -> list[Contender]:
-    """Both dtypes, with and without compilation."""
+def transformers_contenders(folder: Path, dtypes: Sequence[str]) -> list[Contender]:
+    """In each dtype, with and without compilation."""
     contenders: list[Contender] = []
-    for dtype in (torch.float32, torch.bfloat16):
-        name = str(dtype).removeprefix("torch.")
+    for name in dtypes:
+        dtype = getattr(torch, name)
         for cache in (None, "static"):
             model = DiffusionGemmaForBlockDiffusion.from_pretrained(folder, dtype=dtype).eval()
             contenders.append(Transformers(model, dtype=name, cache=cache))

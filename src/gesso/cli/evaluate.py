@@ -25,7 +25,10 @@ def add(commands: Commands, *, parents: Sequence[argparse.ArgumentParser]) -> No
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the examples (0)")
     parser.add_argument(
-        "--no-autoregressive", action="store_true", help="diffusion alone, without the baseline"
+        "--mode",
+        action="append",
+        choices=("diffusion", "autoregressive"),
+        help="repeatable; by default both: canvases, and the same weights token by token",
     )
     parser.add_argument(
         "--rows", type=int, default=1, metavar="N", help="canvases denoised together (1)"
@@ -42,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
 
     task = get_task(args.task)
     model = load_model(args)
-    modes: tuple[Mode, ...] = ("diffusion", "autoregressive")
+    modes: list[Mode] = args.mode or ["diffusion", "autoregressive"]
     with CountBar() as bar:
         report = evaluate(
             model,
@@ -51,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
             seed=args.seed,
             splits=args.split,
             rows=args.rows,
-            modes=modes[:1] if args.no_autoregressive else modes,
+            modes=modes,
             on_example=lambda mode, split, done, total: bar.step(f"{split}, {mode}", done, total),
         )
     if args.json:

@@ -42,7 +42,6 @@ class EntropyBound:
 
 def believe(logits: Tensor) -> Belief:
     """Tempered logits (B, L, V) float32 -> probabilities, entropy and argmax, all in float32."""
-    log_probabilities = logits.log_softmax(-1)
-    probabilities = log_probabilities.exp()
-    entropy = -torch.linalg.vecdot(probabilities, log_probabilities)
+    probabilities = logits.softmax(-1)
+    entropy = -torch.linalg.vecdot(probabilities, logits.log_softmax(-1))
     return Belief(probabilities, entropy, logits.argmax(-1))

@@ -17,7 +17,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-
 # Scores of one chunk: 256K float32 values are 1 MB.
 _CHUNK = 1 << 18
 

@@ -2,9 +2,10 @@
 
     out[t] = sum_j weight[t, j] * down[e] (gelu_tanh(gate[e] x[t]) * (up[e] x[t])),  e = index[t, j]
 
-Only chosen (token, expert) pairs are computed, and no expert is launched by itself. Few tokens
-go through a batched product over groups padded to one size: its overhead is a third of the
-grouped product's, and a row's bits then do not depend on how many tokens share its expert.
+Only chosen (token, expert) pairs are computed, and no expert is launched by itself. Without
+gradients each group is filled up with zeros to a multiple of a few rows, so that a row's bits do
+not depend on how many tokens share its expert. What the grouped product does not take goes through
+a batched one, with all groups of the longest one's size.
 """
 
 from __future__ import annotations
@@ -18,12 +19,8 @@ from torch import Tensor
 
 from gesso.kernels.geglu import geglu
 
-# A padded group's rows: multiples of this keep the CPU's matrix kernels on one code path.
+# Multiples of so many rows keep the CPU's matrix kernels on one code path.
 _GROUP_ROWS = 16
-# Past this many times the real rows, or this many in all (a training batch), padding costs more
-# than the grouped product's overhead.
-_MAX_PADDING = 4
-_MAX_PADDED_ROWS = 4096
 
 
 # Rows sorted by expert times (E, out, in) -> rows of `out`.
@@ -58,14 +55,15 @@ def experts(
     """
     order, counts = group_by_expert(index, len(gate_up))
     rows = x[order // index.shape[1]]  # (T * k, M), sorted by expert
-    # A compiled graph cannot choose by what is in the data; canvases, which it is for, pad well.
-    pads = x.device.type == "cpu" and (
-        torch.compiler.is_compiling() or _pads_well(counts, len(rows))
-    )
-    if pads or not _can_group(gate_up, down, *(change or ())[:4]):
-        y = _padded(rows, index.flatten()[order], counts, gate_up, down, change)
-    else:
+    expert = index.flatten()[order]
+    if not _can_group(gate_up, down, *(change or ())[:4]):
+        y = _padded(rows, expert, counts, gate_up, down, change)
+    elif torch.is_grad_enabled() or x.device.type != "cpu":
         y = _grouped(rows, counts, gate_up, down, change)
+    elif change is None:
+        y = _filled_up(rows, expert, counts, gate_up, down)
+    else:
+        y = _fill_up(rows, expert, counts, gate_up, down, change)
     return combine(y, order, weight)
 
 
@@ -84,11 +82,6 @@ def combine(y: Tensor, order: Tensor, weight: Tensor) -> Tensor:
     y = (y * weight.flatten()[order, None]).to(y.dtype)
     unsorted = torch.empty_like(y).index_copy(0, order, y)
     return unsorted.view(*weight.shape, y.shape[1]).sum(1)
-
-
-def _pads_well(counts: Tensor, pairs: int) -> bool:
-    rows = counts.numel() * _round_up(int(counts.max()))
-    return rows <= min(_MAX_PADDING * max(pairs, _GROUP_ROWS), _MAX_PADDED_ROWS)
 
 
 def _can_group(*weights: Tensor) -> bool:
@@ -134,6 +127,37 @@ def _grouped(
         return F.grouped_mm(x, weight.transpose(1, 2), offs=ends)  # (T * k, out)
 
     return _mlp(rows, product, gate_up, down, change)  # (T * k, M)
+
+
+def _fill_up(
+    rows: Tensor,
+    expert: Tensor,
+    counts: Tensor,
+    gate_up: Tensor,
+    down: Tensor,
+    change: LowRank | None = None,
+) -> Tensor:
+    sizes = (counts + _GROUP_ROWS - 1) // _GROUP_ROWS * _GROUP_ROWS  # (E,)
+    moved = (sizes.cumsum(0) - sizes) - (counts.cumsum(0) - counts)
+    slot = torch.arange(len(rows), device=rows.device) + moved[expert]
+    # As many as there can be, whatever the counts are; what lies behind the last group is not read.
+    most = len(rows) + len(counts) * (_GROUP_ROWS - 1)
+    spread = rows.new_zeros(most, rows.shape[1]).index_copy_(0, slot, rows)
+    return _grouped(spread, sizes, gate_up, down, change)[slot]  # (T * k, M)
+
+
+@torch.library.custom_op("gesso::experts", mutates_args=())
+def _filled_up(
+    rows: Tensor, expert: Tensor, counts: Tensor, gate_up: Tensor, down: Tensor
+) -> Tensor:
+    """`_fill_up` as one node of a compiled graph: torch's own shape function for the product
+    refuses float32."""
+    return _fill_up(rows, expert, counts, gate_up, down)
+
+
+@_filled_up.register_fake
+def _(rows: Tensor, expert: Tensor, counts: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
+    return rows.new_empty(len(rows), down.shape[1])
 
 
 def _mlp(

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from gesso.kernels.precision import at_least_float32
@@ -47,6 +48,8 @@ def rms_norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
     """Norm over the last dimension. x (..., M), weight (M,) or None; returns the dtype of x."""
     if torch.is_grad_enabled():
         return _RMSNorm.apply(x, weight, eps)
+    if x.dtype == torch.float32:
+        return F.rms_norm(x, x.shape[-1:], weight, eps)
     y, _ = _normalised(x, eps)
     return (y if weight is None else y.mul_(at_least_float32(weight))).to(x.dtype)
 

@@ -32,6 +32,8 @@ class ObjectiveConfig:
     `unroll_steps` steps, so that the pass which is scored meets, and learns to mend, the model's
     own mistakes (SUNDAE, arXiv 2112.06749). Each row draws its entropy bound log-uniformly from
     `unroll_bounds`, and the temperature of its logits evenly from `unroll_temperatures`.
+    cache_gradient: whether the denoising loss trains the encoding of what the canvas reads too;
+    without, the causal loss alone does.
     slip: share of the canvases of which a stretch stands a few places too early or too late.
     """
 
@@ -42,6 +44,7 @@ class ObjectiveConfig:
     ramp: float = 0.0
     draws: int = 1
     causal_prompt: bool = True
+    cache_gradient: bool = True
     unroll: float = 0.0
     unroll_steps: int = 1
     unroll_bounds: tuple[float, float] = (0.02, 5.0)

@@ -119,6 +119,8 @@ def training_loss(
     if not noise:
         none = torch.zeros_like(causal)
         return Losses(config.causal_weight * causal, none, causal, none)
+    if not config.cache_gradient:
+        cache = cache.detach()
     drawn = [
         _denoising_loss(network, cache, batch, config, canvas.to(network.device), least)
         for canvas, least in zip(noise, rounds or [0] * len(noise), strict=True)

@@ -70,12 +70,22 @@ class Trainer:
         self.step = 0
 
     def resume(self) -> bool:
-        """Continue from the folder's saved state; False when there is none."""
+        """Continue from the folder's saved state; False when there is none.
+
+        ValueError when it is a run of another recipe or seed.
+        """
         path = self.folder / "state.safetensors"
         if not path.exists():
             return False
         tensors = load_file(path)
         step = int(tensors.pop("steps_done"))
+        # A state of before seeds were kept says nothing of its own.
+        seed = int(tensors.pop("seed", torch.tensor(self.config.seed)))
+        if seed != self.config.seed:
+            raise ValueError(
+                f"seed: got {self.config.seed}, but {self.folder} was begun with {seed}; "
+                "resume with that one, or choose another folder"
+            )
         self._weights.load_state(tensors)
         self.step = step
         return True
@@ -126,7 +136,8 @@ class Trainer:
     def save(self) -> None:
         """Write the state to resume from, then the averaged weights: a checkpoint, or an adapter
         when it is one that is trained; and the plot of it all."""
-        state = self._weights.state() | {"steps_done": torch.tensor(self.step)}
+        numbers = {"steps_done": self.step, "seed": self.config.seed}
+        state = self._weights.state() | {name: torch.tensor(n) for name, n in numbers.items()}
         if self.processes.first:
             self.folder.mkdir(parents=True, exist_ok=True)
             temporary = self.folder / "state.safetensors.tmp"
