@@ -14,10 +14,8 @@ for format in fp8 nvfp4 int4; do
   step "step-$format" --protocol vllm-2026-06 --quantize "$format"
 done
 step step-bf16 --protocol vllm-2026-06
-for rows in 2 4 8 16; do step "step-nvfp4-$rows" --quantize nvfp4 --rows "$rows" --rounds 3; done
-for context in 8192 65536; do
-  step "step-nvfp4-context-$context" --quantize nvfp4 --context "$context" --rounds 3
-done
+step rows-nvfp4 --quantize nvfp4 --vary rows --over 1 2 4 8 16 --rounds 3
+step context-nvfp4 --quantize nvfp4 --vary context --over 1024 8192 65536 --rounds 3
 
 python -m gesso bench prefill --model "$shape" --random --device cuda --tokens 8192 65536 261120 \
   --out "$out/prefill-bf16.json" | tee "$out/prefill-bf16.txt"

@@ -115,3 +115,22 @@ def test_the_file_s_folder_is_looked_for_before_the_work(
     code, _, err = run("bench", "generate", "--out", tmp_path / "no" / "report.json")
     assert (code, calls) == (2, [])
     assert "no such folder" in err
+
+
+def test_a_sweep_and_its_plot(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "steps.json"
+    words = ("--steps", 1, "--canvases", 1, "--context", 16, "--rounds", 1, "--threads", 1)
+    vary = ("--vary", "rows", "--over", 1, 2)
+    code, out, err = run("bench", "step", *words, *vary, "--device", "cpu", "--out", file)
+    assert (code, err) == (0, "")
+    assert [line.split()[0] for line in out.splitlines()] == ["rows", "1", "2"]
+    points = json.loads(file.read_text())["points"]
+    assert [point["rows"] for point in points] == [1, 2]
+    assert file.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_half_a_sweep(run: Run) -> None:
+    code, out, err = run("bench", "step", "--vary", "rows")
+    assert (code, out) == (2, "")
+    assert "--over" in err

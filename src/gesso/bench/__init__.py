@@ -1,8 +1,18 @@
 """Benchmarks: what is compared takes turns in one run."""
 
 from gesso.bench.generate import bench_generate
+from gesso.bench.plot import plot_report
 from gesso.bench.prefill import bench_prefill
 from gesso.bench.serve import bench_serve
 from gesso.bench.step import PROTOCOLS, bench_step
+from gesso.bench.sweep import bench_sweep
 
-__all__ = ["PROTOCOLS", "bench_generate", "bench_prefill", "bench_serve", "bench_step"]
+__all__ = [
+    "PROTOCOLS",
+    "bench_generate",
+    "bench_prefill",
+    "bench_serve",
+    "bench_step",
+    "bench_sweep",
+    "plot_report",
+]

@@ -22,7 +22,7 @@ from gesso.config import GenerationConfig
 from gesso.diffusion.draws import SeededDraws
 from gesso.engine.row import Row
 from gesso.engine.stepper import Stepper, make_stepper
-from gesso.environment import environment, pick_device
+from gesso.environment import environment, multiplies_bfloat16, pick_device
 from gesso.generation.answer import Answer
 from gesso.generation.model import DiffusionGemma
 from gesso.generation.request import Parameters, make_request
@@ -50,7 +50,7 @@ def bench_step(
     canvases: int = 4,
     rounds: int = 5,
     device: str = "auto",
-    dtype: str = "bfloat16",
+    dtype: str = "auto",
     threads: int | None = None,
     on_round: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
@@ -91,7 +91,7 @@ def bench_step(
         "model": str(source),
         "random_weights": random,
         "quantize": quantize,
-        "dtype": dtype,
+        "dtype": str(network.dtype).removeprefix("torch."),
         "device": device_name(network.device),
         "rows": rows,
         "context": context,
@@ -113,10 +113,12 @@ def bench_step(
 def bench_network(
     source: str, random: bool, quantize: str | None, device: str, dtype: str
 ) -> Network:
-    """A checkpoint's, or one of random weights in its shape."""
-    folder, place, wide = (
-        resolve(source, weights=not random), pick_device(device), getattr(torch, dtype)
-    )  # fmt: skip
+    """A checkpoint's, or one of random weights in its shape; dtype "auto" is bfloat16 where the
+    device has products for it."""
+    folder, place = resolve(source, weights=not random), pick_device(device)
+    if dtype == "auto":
+        dtype = "bfloat16" if multiplies_bfloat16(place) else "float32"
+    wide = getattr(torch, dtype)
     if random:
         network = new_network(read_config(folder), seed=0, dtype=wide, device=place)
     else:

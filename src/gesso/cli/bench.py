@@ -45,6 +45,10 @@ def add(commands: Commands, *, parents: Sequence[argparse.ArgumentParser]) -> No
     step.add_argument("--steps", type=int, default=16, metavar="N", help="of a canvas (16)")
     step.add_argument("--canvases", type=int, default=4, metavar="N", help="of an answer (4)")
     step.add_argument(
+        "--vary", choices=("rows", "context", "steps"), help="measure at several of these"
+    )
+    step.add_argument("--over", type=int, nargs="+", metavar="N", help="which, with --vary")
+    step.add_argument(
         "--protocol", choices=("vllm-2026-06",), help="rows, context, steps and canvases by name"
     )
     prefill = _add(kinds, parents, "prefill", "long prompts in chunks: time and memory")
@@ -62,7 +66,10 @@ def _add_network(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--random", action="store_true", help="random weights of the model's shape")
     parser.add_argument("--quantize", metavar="FORMAT", help="fp8, nvfp4 or int4")
     parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, ...")
-    parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
+    parser.add_argument(
+        "--dtype", choices=("auto", "bfloat16", "float32"), default="auto",
+        help="auto (default): bfloat16 where the device has products for it",
+    )  # fmt: skip
 
 
 def _add(
@@ -75,12 +82,15 @@ def _add(
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="rounds (5)")
     add_threads(parser)
     parser.add_argument("--json", action="store_true", help="the report as one JSON object")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="also write the report here")
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help="also write the report here, and a plot beside it"
+    )
     parser.set_defaults(run=run)
     return parser
 
 
 def run(args: argparse.Namespace) -> int:
+    from gesso.bench import plot_report
     from gesso.terminal.progress import CountBar
 
     if args.out is not None and not args.out.resolve().parent.is_dir():
@@ -90,6 +100,7 @@ def run(args: argparse.Namespace) -> int:
     text = json.dumps(report, ensure_ascii=False)
     if args.out is not None:
         args.out.write_text(text + "\n", encoding="utf-8")
+        plot_report(report, args.out.with_suffix(".png"))
     if args.json:
         print(text)
     else:
@@ -100,14 +111,26 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _measure(args: argparse.Namespace, on_round: Callable[[int, int], None]) -> dict[str, Any]:
-    from gesso.bench import PROTOCOLS, bench_generate, bench_prefill, bench_serve, bench_step
+    from gesso.bench import (
+        PROTOCOLS,
+        bench_generate,
+        bench_prefill,
+        bench_serve,
+        bench_step,
+        bench_sweep,
+    )
 
     common: dict[str, Any] = dict(rounds=args.rounds, threads=args.threads, on_round=on_round)
     if args.what == "serve":
         return bench_serve(args.model, users=args.users, requests=args.requests, **common)
     if args.what == "step":
+        if (args.vary is None) != (args.over is None):
+            raise ValueError("--vary and --over: got one of them; give both, or neither")
         options = _picked(args, *_NETWORK, "rows", "context", "steps", "canvases")
-        return bench_step(args.model, **options | PROTOCOLS.get(args.protocol, {}), **common)
+        options |= PROTOCOLS.get(args.protocol, {})
+        if args.vary is not None:
+            return bench_sweep(args.model, vary=args.vary, values=args.over, **options | common)
+        return bench_step(args.model, **options, **common)
     if args.what == "prefill":
         return bench_prefill(args.model, **_picked(args, *_NETWORK, "tokens", "chunk"), **common)
     return bench_generate(

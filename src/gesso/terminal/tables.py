@@ -58,7 +58,11 @@ def print_evaluation(report: Mapping[str, Any]) -> None:
 def print_bench(report: Mapping[str, Any]) -> None:
     """What was measured, by its kind."""
     kinds = dict(
-        generate=_print_generate, serve=_print_serve, step=_print_step, prefill=_print_prefill
+        generate=_print_generate,
+        serve=_print_serve,
+        step=_print_step,
+        sweep=_print_sweep,
+        prefill=_print_prefill,
     )
     kinds[report["bench"]](report)
 
@@ -96,6 +100,16 @@ def _print_step(report: Mapping[str, Any]) -> None:
     print(f"experts     {report['experts_touched']:,.1f} of a layer's are asked\n")
     rows = [[name[:60], f"{ms:,.3f}"] for name, ms in report["breakdown"].items()]
     _print(["", "ms/step"], rows, text=1)
+
+
+def _print_sweep(report: Mapping[str, Any]) -> None:
+    names = ("tokens_per_second", "ms_per_step", "floor_ms", "over_floor", "experts_touched")
+    rows = [
+        [f"{point[report['vary']]:,}", *(f"{point[name]:,.2f}" for name in names)]
+        for point in report["points"]
+    ]
+    heads = ["tok/s", "ms a step", "floor, ms", "times the floor", "experts a layer"]
+    _print([report["vary"], *heads], rows, text=1)
 
 
 def _print_serve(report: Mapping[str, Any]) -> None:
