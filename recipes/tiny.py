@@ -42,7 +42,7 @@ def recipe() -> TrainConfig:
             entropy_bound=2.0,
             temperature_start=0.5,
             temperature_end=0.4,
-            confidence=0.02,
+            confidence_threshold=0.02,
             eos_token_ids=_ids("<eos>", "<turn|>", "<|tool_response>"),
         ),
         optimizer=OptimizerConfig(
