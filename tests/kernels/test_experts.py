@@ -68,6 +68,16 @@ def test_against_a_loop_over_tokens(shape: tuple[int, ...], path: str) -> None:
     assert error(experts(x, index, *rest), exact) < 1e-6
 
 
+@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_without_gradients(shape: tuple[int, ...]) -> None:
+    """Groups are filled up there, and what lies behind the last one is not read."""
+    x, index, rest = draw(*shape)
+    exact = naive(x.double(), index, *(t.double() for t in rest))
+    with torch.no_grad():
+        assert error(experts(x, index, *rest), exact) < 1e-6
+
+
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_gradients(shape: tuple[int, ...], path: str) -> None:
     x, index, rest = draw(*shape)
@@ -172,4 +182,7 @@ def test_a_low_rank_change_is_that_of_the_weights(tokens: int) -> None:
     expected = experts(x.double(), index, weight, *(w.double() for w in merged))
     given = experts(x, index, weight, gate_up, down, change)
     torch.testing.assert_close(given.double(), expected, rtol=1e-4, atol=1e-3)
+    with torch.no_grad():
+        filled_up = experts(x, index, weight, gate_up, down, change)
+    torch.testing.assert_close(filled_up.double(), expected, rtol=1e-4, atol=1e-3)
     assert not torch.allclose(given, experts(x, index, weight, gate_up, down), atol=0.1)

@@ -17,6 +17,9 @@ def test_against_float64(shape: tuple[int, ...], weighted: bool) -> None:
         exact = exact * weight.double()
     # Three roundings of 6e-8 on values of a few units.
     torch.testing.assert_close(rms_norm(x, weight, EPS).double(), exact, rtol=1e-6, atol=1e-6)
+    with torch.no_grad():
+        ours = rms_norm(x, weight, EPS)
+    torch.testing.assert_close(ours.double(), exact, rtol=1e-6, atol=1e-6)
 
 
 def test_bfloat16_is_computed_in_float32_and_rounded_once() -> None:
