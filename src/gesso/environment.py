@@ -37,14 +37,15 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def multiplies_bfloat16(device: torch.device) -> bool:
-    """Whether matrix products in bf16 are at least as fast as in float32 there.
+def fast_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 where matrix products in it are at least as fast as in float32, else float32.
 
     On a CPU without instructions for them they take some fifty times as long.
     """
-    if device.type != "cpu":
-        return True
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    fast = device.type != "cpu" or (
+        torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    )
+    return torch.bfloat16 if fast else torch.float32
 
 
 def _commit() -> str | None:

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import torch
 
 from gesso.checkpoint import resolve
-from gesso.environment import environment, multiplies_bfloat16
+from gesso.environment import environment, fast_dtype
 from gesso.generation.model import DiffusionGemma, load
 from gesso.tasks import get_task
 
@@ -79,17 +79,13 @@ def bench_generate(
         torch.set_num_threads(threads)
     folder = resolve(source)
     notes: list[str] = []
-    dtypes = ["float32"]
-    if multiplies_bfloat16(torch.device("cpu")):
-        dtypes.append("bfloat16")
-    else:
-        notes.append("bfloat16 left out: this CPU has no products for it, and takes far longer")
-    first, *others = (
-        Gesso(source, dtype, compile=how)
-        for how in ((False, True) if compile else (False,))
+    dtypes = _dtypes(notes)
+    ours = [
+        Gesso(source, dtype, compile=compiled)
+        for compiled in ((False, True) if compile else (False,))
         for dtype in dtypes
-    )
-    contenders: list[Contender] = [first, *others]
+    ]
+    first, contenders = ours[0], list[Contender](ours)
     if peer is not None:
         contenders += _peers(peer, folder, dtypes)
     length = first._model.network.config.canvas_length
@@ -125,6 +121,13 @@ def bench_generate(
         "notes": notes,
         "environment": environment(),
     }
+
+
+def _dtypes(notes: list[str]) -> list[str]:
+    if fast_dtype(torch.device("cpu")) == torch.bfloat16:
+        return ["float32", "bfloat16"]
+    notes.append("bfloat16 left out: this CPU has no products for it, and takes far longer")
+    return ["float32"]
 
 
 def _time(contender: Contender, prompts: Sequence[list[int]], **work: int) -> float:

@@ -22,7 +22,7 @@ from gesso.config import GenerationConfig
 from gesso.diffusion.draws import SeededDraws
 from gesso.engine.row import Row
 from gesso.engine.stepper import Stepper, make_stepper
-from gesso.environment import environment, multiplies_bfloat16, pick_device
+from gesso.environment import environment, fast_dtype, pick_device
 from gesso.generation.answer import Answer
 from gesso.generation.model import DiffusionGemma
 from gesso.generation.request import Parameters, make_request
@@ -116,9 +116,7 @@ def bench_network(
     """A checkpoint's, or one of random weights in its shape; dtype "auto" is bfloat16 where the
     device has products for it."""
     folder, place = resolve(source, weights=not random), pick_device(device)
-    if dtype == "auto":
-        dtype = "bfloat16" if multiplies_bfloat16(place) else "float32"
-    wide = getattr(torch, dtype)
+    wide = fast_dtype(place) if dtype == "auto" else getattr(torch, dtype)
     if random:
         network = new_network(read_config(folder), seed=0, dtype=wide, device=place)
     else:

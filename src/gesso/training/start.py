@@ -6,7 +6,7 @@ import torch
 
 from gesso.checkpoint import load_network, read_config, resolve
 from gesso.config import ModelConfig
-from gesso.environment import multiplies_bfloat16, pick_device
+from gesso.environment import fast_dtype, pick_device
 from gesso.model.init import new_network
 from gesso.model.lora import add_adapter
 from gesso.model.network import Network
@@ -46,8 +46,7 @@ def skeleton(config: TrainConfig) -> Network:
 def working_dtype(config: TrainConfig) -> torch.dtype:
     """Of the weights that the products are made with."""
     if config.dtype == "auto":
-        fast = multiplies_bfloat16(pick_device(config.device))
-        return torch.bfloat16 if fast else torch.float32
+        return fast_dtype(pick_device(config.device))
     dtype = getattr(torch, config.dtype)
     assert isinstance(dtype, torch.dtype)
     return dtype
