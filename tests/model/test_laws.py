@@ -46,10 +46,16 @@ def close(a: Tensor, b: Tensor) -> None:
     torch.testing.assert_close(a, b, rtol=0, atol=TOLERANCE)
 
 
+def same_mask(a: Tensor | None, b: Tensor | None) -> None:
+    if a is None or b is None:
+        assert a is b
+    else:
+        assert torch.equal(a, b)
+
+
 def same_cache(a: KVCache, b: KVCache) -> None:
     assert a.length == b.length
-    assert (a.mask is None) == (b.mask is None)
-    assert a.mask is None or torch.equal(a.mask, b.mask)  # type: ignore[arg-type]
+    same_mask(a.mask, b.mask)
     for index in range(a.config.num_layers):
         for mine, yours in zip(a.layer(index), b.layer(index), strict=True):
             close(mine, yours)
@@ -106,7 +112,7 @@ def test_denoise_only_reads(network: Network, lengths: tuple[int, ...]) -> None:
     for index, pair in enumerate(before):
         assert all(map(torch.equal, pair, cache.layer(index)))
     assert cache.length == ids.shape[1]
-    assert old_mask is None or torch.equal(old_mask, cache.mask)  # type: ignore[arg-type]
+    same_mask(old_mask, cache.mask)
     assert torch.equal(network.denoise(tokens(2, CANVAS), cache=cache), first)
 
 
