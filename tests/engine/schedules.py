@@ -84,6 +84,7 @@ keys = st.fixed_dictionaries(
     dict(
         seed=st.integers(0, 2**40),
         max_new_tokens=st.integers(1, 3 * L),
+        canvas_length=st.sampled_from([L, L, 2]),
         max_denoising_steps=st.integers(1, 3),
         entropy_bound=st.sampled_from([0.1, 5.0, 40.0]),
         temperature_start=st.sampled_from([0.8, 2.0]),

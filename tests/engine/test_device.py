@@ -24,12 +24,13 @@ def plan(words: list[int], *, arrives: int = 0, **keys: object) -> Plan:
 
 
 def test_rows_at_different_canvases(dg: DiffusionGemma, device: torch.device) -> None:
-    """Below and above the window, one of them ending early, one coming when a slot is free."""
+    """Below and above the window, one of them ending early, one coming when a slot is free, with a
+    shorter canvas."""
     common = dict(max_denoising_steps=2, ignore_stop_tokens=True)
     schedule = [
         plan([0, 1] * 4, max_new_tokens=2 * L, seed=1, confidence=7.0, stability=1, **common),
         plan([2], arrives=1, max_new_tokens=L + 1, seed=2**40, entropy_bound=40.0, **common),
-        plan([1, 1], arrives=2, max_new_tokens=2, seed=3, temperature_start=2.0, **common),
+        plan([1, 1], arrives=2, max_new_tokens=3, canvas_length=2, seed=3, **common),
     ]
     engine = make_engine(dg, device, rows=2)
     assert together(engine, schedule) == [alone(dg, one) for one in schedule]

@@ -389,3 +389,12 @@ def test_a_context_of_the_largest_size_is_filled(dg: DiffusionGemma) -> None:
     """512 columns: a prompt of 502 leaves room for two canvases and no more."""
     ids = [2] + [40] * 501
     assert len(dg.generate_ids(ids, ignore_stop_tokens=True).token_ids) == 10
+
+
+def test_a_shorter_canvas_is_the_one_of_a_network_that_has_no_longer(dg: DiffusionGemma) -> None:
+    ids = [2] + [40] * 501
+    short = dg.generate_ids(ids, canvas_length=3, ignore_stop_tokens=True)
+    small = replace(dg.network.config, canvas_length=3)
+    dg.network.config = small
+    assert plain(short) == plain(dg.generate_ids(ids, ignore_stop_tokens=True))
+    assert short.stats.new_tokens == 9

@@ -31,6 +31,20 @@ def test_there_is_enough_of_both() -> None:
     assert len(sources()) > 5 * len(held)
 
 
+def test_lines_with_and_without_what_follows_them() -> None:
+    tasks = [get_task(name) for name in ("infill-line", "infill-prefix")]
+    streams = [itertools.islice(task.examples(split="held", seed=1), 100) for task in tasks]
+    for whole, cut in zip(*streams, strict=True):
+        assert whole.info == {"kind": "line", "module": cut.info["module"]}
+        assert whole.completion == cut.completion
+        assert "\n" not in cut.completion
+        assert cut.prompt.endswith(HOLE)
+        assert whole.prompt == cut.prompt + cut.info["after"]
+        # The judge knows what follows.
+        for text in (cut.completion, "(", "pass"):
+            assert tasks[1].verdict(cut, text) == tasks[0].verdict(whole, text)
+
+
 def test_splits_and_seeds() -> None:
     assert some("train", 1, 20) == some("train", 1, 20) != some("train", 2, 20)
     with pytest.raises(ValueError, match="unknown split 'x'; known: train, held"):

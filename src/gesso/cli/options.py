@@ -13,6 +13,7 @@ Commands = Any
 
 _NUMBERS: tuple[tuple[str, type, str], ...] = (
     ("max-new-tokens", int, "most tokens of the answer"),
+    ("canvas-length", int, "tokens refined together, at most the checkpoint's"),
     ("max-denoising-steps", int, "most steps a canvas may take"),
     ("entropy-bound", float, "nats that the tokens accepted in one step may hold together"),
     ("temperature-start", float, "temperature of a canvas's first step"),

@@ -1,8 +1,9 @@
 """A denoising step whole on the device: from token ids to the next, stop flags included.
 
 Everything that a step needs of a row is in tensors of fixed place: its columns (`Slots`), its
-canvas, its policy and its seed. What runs over them is recorded once for each padded number of rows
-as a CUDA graph, and replayed; where there are no graphs it runs as it is written.
+canvas, its policy and its seed. What runs over them is recorded once for each length of canvas and
+each padded number of rows as a CUDA graph, and replayed; where there are no graphs it runs as it is
+written.
 """
 
 from __future__ import annotations
@@ -42,33 +43,59 @@ class _Outcome:
     accepted: Tensor
 
 
+class _Canvases:
+    """The canvases of one length: a place for every slot, finished where there is none of it.
+
+    soft (rows, L, M); state as `kernels.RowState` says; graphs by padded number of rows.
+    """
+
+    def __init__(self, network: Network, *, rows: int, length: int) -> None:
+        def zeros(*shape: int, dtype: torch.dtype = torch.int64) -> Tensor:
+            return torch.zeros(rows, *shape, dtype=dtype, device=network.device)
+
+        self.length = length
+        self.soft = zeros(length, network.config.text.hidden_size, dtype=network.dtype)
+        self.state = kernels.RowState(
+            tokens=zeros(length), draft=zeros(length), earlier=zeros(_MEMORY, length) - 1,
+            step=zeros(), finished=zeros(dtype=torch.bool) | True,
+        )  # fmt: skip
+        self.graphs: dict[int, tuple[torch.cuda.CUDAGraph, _Outcome]] = {}
+
+    def put(self, at: int, tokens: Tensor) -> None:
+        """A canvas (L,) before its first step."""
+        self.soft[at] = 0
+        self.state.tokens[at] = tokens
+        self.state.earlier[at] = -1
+        self.state.step[at] = 0
+        self.state.finished[at] = False
+
+    def remember(self, drafts: int) -> None:
+        """Room for so many earlier drafts."""
+        if (more := drafts - self.state.earlier.shape[1]) > 0:
+            earlier = F.pad(self.state.earlier, (0, 0, more, 0), value=-1)
+            self.state, self.graphs = self.state._replace(earlier=earlier), {}
+
+
 class DeviceSteps:
     """In place of `JoinedSteps`: the same outputs, from kernels."""
 
     def __init__(self, network: Network, *, rows: int) -> None:
         """For so many rows at most."""
-        config, device = network.config, network.device
-        length = config.canvas_length
 
         def zeros(*shape: int, dtype: torch.dtype = torch.int64) -> Tensor:
-            return torch.zeros(rows, *shape, dtype=dtype, device=device)
+            return torch.zeros(rows, *shape, dtype=dtype, device=network.device)
 
         self._network = network
         self._pass = CanvasPass(network)
         self._rows = rows
         self._slot_of: dict[int, int] = {}
         self._slots: Slots | None = None
-        self._graphs: dict[int, tuple[torch.cuda.CUDAGraph, _Outcome]] = {}
-        self._soft = zeros(length, config.text.hidden_size, dtype=network.dtype)
+        self._canvases: dict[int, _Canvases] = {}  # by length
         self._seeds, self._canvas = zeros(2), zeros()
         self._heat = zeros(_STEPS, dtype=torch.float32) + 1  # temperature of every step
         self._policy = kernels.RowPolicy(
             steps=zeros(), bound=zeros(dtype=torch.float32), stability=zeros(),
             confidence=zeros(dtype=torch.float32),
-        )  # fmt: skip
-        self._state = kernels.RowState(
-            tokens=zeros(length), draft=zeros(length), earlier=zeros(_MEMORY, length) - 1,
-            step=zeros(), finished=zeros(dtype=torch.bool) | True,
         )  # fmt: skip
 
     def begin(self, row: Row) -> None:
@@ -79,7 +106,7 @@ class DeviceSteps:
         self._make_room(row)
         assert self._slots is not None
         self._slots.put(at, row.cache)
-        policy, state = row.policy, self._state
+        policy = row.policy
         assert isinstance(policy.accept, EntropyBound)
         assert isinstance(policy.stop, NeverEarly | StableAndConfident)
         heat = [policy.temperature(step, policy.steps) for step in range(policy.steps)]
@@ -91,17 +118,22 @@ class DeviceSteps:
         self._policy.confidence[at] = early.confidence if early else 0.0
         self._seeds[at] = split_seeds([row.request.parameters.seed], self._seeds.device)[0]
         self._canvas[at] = row.canvas
-        state.tokens[at] = row.draws.initial(row.canvas)[0]
-        state.earlier[at] = -1
-        state.step[at] = 0
-        state.finished[at] = False
-        self._soft[at] = 0
+        canvases = self._canvases[row.request.canvas_length]
+        canvases.remember(policy.stop.memory)
+        canvases.put(at, row.draws.initial(row.canvas)[0])
 
     def step(self, rows: Sequence[Row]) -> Iterator[tuple[Row, StepOutput]]:
-        ends = max(self._slot_of.values()) + 1
+        for length in sorted({row.request.canvas_length for row in rows}):
+            group = [row for row in rows if row.request.canvas_length == length]
+            yield from self._step_group(self._canvases[length], group)
+
+    def _step_group(
+        self, canvases: _Canvases, rows: Sequence[Row]
+    ) -> Iterator[tuple[Row, StepOutput]]:
+        ends = max(self._slot_of[row.number] for row in rows) + 1
         padded = min(self._rows, 1 << (ends - 1).bit_length())
-        before = self._state.step.tolist()
-        outcome = self._run(padded)
+        before = canvases.state.step.tolist()
+        outcome = self._run(canvases, padded)
         for row in rows:
             at = self._slot_of[row.number]
             one = slice(at, at + 1)
@@ -113,12 +145,13 @@ class DeviceSteps:
                     argmax=outcome.argmax[one].clone(),
                     entropy=outcome.entropy[one].clone(),
                     accepted=outcome.accepted[one].clone(),
-                    finished=self._state.finished[one].clone(),
+                    finished=canvases.state.finished[one].clone(),
                 ),
             )
 
     def leave(self, row: Row) -> None:
-        self._state.finished[self._slot_of.pop(row.number)] = True
+        canvases = self._canvases[row.request.canvas_length]
+        canvases.state.finished[self._slot_of.pop(row.number)] = True
 
     def workspace(self, *, rows: int, chunk: int) -> int:
         config = self._network.config
@@ -134,7 +167,8 @@ class DeviceSteps:
     def _make_room(self, row: Row) -> None:
         """Larger tensors where this row needs them; what was recorded over the old ones goes."""
         if self._slots is None or row.columns > self._slots.columns:
-            network, old, self._graphs = self._network, self._slots, {}
+            network, old = self._network, self._slots
+            self._forget_graphs()
             self._slots = Slots(
                 network.config.text, rows=self._rows, columns=_round_up(row.columns),
                 dtype=network.dtype, device=network.device,
@@ -142,45 +176,50 @@ class DeviceSteps:
             if old is not None:
                 self._slots.copy(old)
         if (more := row.policy.steps - self._heat.shape[1]) > 0:
-            self._heat, self._graphs = F.pad(self._heat, (0, more), value=1.0), {}
-        if (more := row.policy.stop.memory - self._state.earlier.shape[1]) > 0:
-            earlier = F.pad(self._state.earlier, (0, 0, more, 0), value=-1)
-            self._state, self._graphs = self._state._replace(earlier=earlier), {}
+            self._heat = F.pad(self._heat, (0, more), value=1.0)
+            self._forget_graphs()
+        length = row.request.canvas_length
+        if length not in self._canvases:
+            self._canvases[length] = _Canvases(self._network, rows=self._rows, length=length)
 
-    def _run(self, rows: int) -> _Outcome:
+    def _forget_graphs(self) -> None:
+        for canvases in self._canvases.values():
+            canvases.graphs = {}
+
+    def _run(self, canvases: _Canvases, rows: int) -> _Outcome:
         if self._seeds.device.type != "cuda":
-            return self._step(rows)
-        if rows not in self._graphs:
-            self._graphs[rows] = self._record(rows)
-        graph, outcome = self._graphs[rows]
+            return self._step(canvases, rows)
+        if rows not in canvases.graphs:
+            canvases.graphs[rows] = self._record(canvases, rows)
+        graph, outcome = canvases.graphs[rows]
         graph.replay()
         return outcome
 
-    def _record(self, rows: int) -> tuple[torch.cuda.CUDAGraph, _Outcome]:
+    def _record(self, canvases: _Canvases, rows: int) -> tuple[torch.cuda.CUDAGraph, _Outcome]:
         """Kernels are compiled by a first run, whose effects on the state are taken back."""
-        changed = [self._soft, *self._state]
+        changed = [canvases.soft, *canvases.state]
         kept = [tensor.clone() for tensor in changed]
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
-            self._step(rows)
+            self._step(canvases, rows)
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
-        pool = next(iter(self._graphs.values()))[0].pool() if self._graphs else None
-        with torch.cuda.graph(graph, pool=pool):
-            outcome = self._step(rows)
+        graphs = [known for each in self._canvases.values() for known, _ in each.graphs.values()]
+        with torch.cuda.graph(graph, pool=graphs[0].pool() if graphs else None):
+            outcome = self._step(canvases, rows)
         for tensor, old in zip(changed, kept, strict=True):
             tensor.copy_(old)
         return graph, outcome
 
-    def _step(self, rows: int) -> _Outcome:
+    def _step(self, canvases: _Canvases, rows: int) -> _Outcome:
         """The first so many slots, finished ones among them: those stay as they are."""
-        network, length = self._network, self._network.config.canvas_length
+        network, length = self._network, canvases.length
         cap, weight = network.config.text.final_logit_softcapping, network.embed.weight.detach()
-        state = kernels.RowState(*(tensor[:rows] for tensor in self._state))
+        state = kernels.RowState(*(tensor[:rows] for tensor in canvases.state))
         seeds, canvas = self._seeds[:rows], self._canvas[:rows]
         assert self._slots is not None
-        hidden = self._pass(state.tokens, self._soft[:rows], self._slots)
+        hidden = self._pass(state.tokens, canvases.soft[:rows], self._slots)
         last = self._heat.shape[1] - 1
         heat = self._heat[:rows].gather(1, state.step.clamp(max=last)[:, None])
         uniform = kernels.draw_uniforms(
@@ -191,7 +230,7 @@ class DeviceSteps:
             temperature=heat.expand(rows, length).flatten().contiguous(),
         )  # fmt: skip
         soft = soft_embed(said.logits, said.log_sum, weight, scale=float(network.embed_scale))
-        self._soft[:rows] = soft.view(rows, length, -1)
+        canvases.soft[:rows] = soft.view(rows, length, -1)
         argmax, entropy = said.argmax.view(rows, length), said.entropy.view(rows, length)
         accepted = kernels.advance(
             state,

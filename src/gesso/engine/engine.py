@@ -132,9 +132,8 @@ class Engine:
 
     def _columns(self, request: Request) -> int:
         """The most that it can come to."""
-        length = self.model.network.config.canvas_length
-        canvases = -(-request.config.max_new_tokens // length)
-        return len(request.prompt_ids) + canvases * length
+        canvases = -(-request.config.max_new_tokens // request.canvas_length)
+        return len(request.prompt_ids) + canvases * request.canvas_length
 
     def _bytes(self, columns: Sequence[int]) -> int:
         """What requests of so many columns each take, if all of them are at work at once."""
@@ -181,7 +180,7 @@ class Engine:
             cache=cache or network.new_cache(batch_size=1),
             draws=SeededDraws(
                 [request.parameters.seed],
-                length=network.config.canvas_length,
+                length=request.canvas_length,
                 vocab_size=network.config.text.vocab_size,
                 device=network.device,
             ),

@@ -114,7 +114,7 @@ class JoinedSteps:
             self._forget({row.number for row in rows})
             device = self._network.device
             ends = torch.tensor([row.cache.length for row in rows], device=device)
-            columns = torch.arange(self._network.config.canvas_length, device=device)
+            columns = torch.arange(rows[0].request.canvas_length, device=device)
             cache = stack([row.cache for row in rows])
             self._bound[key] = NetworkDenoiser(self._network, cache, ends[:, None] + columns)
         return self._bound[key]
@@ -135,10 +135,16 @@ def _at(reading: Reading, place: int) -> Reading:
 
 
 def _alike(rows: Sequence[Row]) -> list[list[Row]]:
-    """Groups of rows whose numbers of columns are not too different."""
+    """Groups of rows with canvases of one length, and numbers of columns not too different."""
+
+    def place(row: Row) -> tuple[int, int, int]:
+        return row.request.canvas_length, row.cache.length, row.number
+
     groups: list[list[Row]] = []
-    for row in sorted(rows, key=lambda row: (row.cache.length, row.number)):
-        if groups and row.cache.length <= _SPREAD * groups[-1][0].cache.length:
+    for row in sorted(rows, key=place):
+        length, columns, _ = place(row)
+        first, fewest, _ = place(groups[-1][0] if groups else row)
+        if groups and length == first and columns <= _SPREAD * fewest:
             groups[-1].append(row)
         else:
             groups.append([row])

@@ -35,7 +35,8 @@ def generate_events(
     draws: Draws | None = None,
     reader: Reader = read,
 ) -> Iterator[CanvasEvent]:
-    """Answer a batch of requests that share one policy, yielding events as they happen.
+    """Answer a batch of requests that share one policy and one length of canvas, yielding events as
+    they happen.
 
     draws: where randomness comes from; by default each row's own seed. reader: how a canvas is
     looked at; another one gives the same, faster.
@@ -43,7 +44,8 @@ def generate_events(
     started = time.perf_counter()
     policy = requests[0].policy
     assert all(request.policy == policy for request in requests), "one batch, one policy"
-    length, device = network.config.canvas_length, network.device
+    length, device = requests[0].canvas_length, network.device
+    assert all(request.canvas_length == length for request in requests)
     draws = draws or SeededDraws(
         [request.parameters.seed for request in requests],
         length=length,

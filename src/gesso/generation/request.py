@@ -19,14 +19,16 @@ from gesso.diffusion.stopping import NeverEarly, StableAndConfident, Stopping
 class Parameters:
     """How to generate. None takes the checkpoint's own default (generation_config.json).
 
-    max_new_tokens: honoured exactly. seed: below 2**64; the same request and seed give the same
-    answer, whoever shares the batch. entropy_bound and confidence in nats. stability: earlier
+    max_new_tokens: honoured exactly. canvas_length: tokens refined together, at most the
+    checkpoint's: fewer make a short answer cheaper, a longer one takes more canvases. seed: below
+    2**64; the same request and seed give the same answer, whoever shares the batch. entropy_bound and confidence in nats. stability: earlier
     canvases that must equal the last one. adaptive_stop False: every canvas takes all its steps.
     time_budget in seconds: when it is over, the canvas in work is finished as it stands.
     stop: strings that end the answer and are left out of it.
     """
 
     max_new_tokens: int | None = None
+    canvas_length: int | None = None
     seed: int = 0
     max_denoising_steps: int | None = None
     entropy_bound: float | None = None
@@ -41,7 +43,7 @@ class Parameters:
 
     def __post_init__(self) -> None:
         _whole("seed", self.seed, low=0, high=SEED_LIMIT - 1)
-        for name in ("max_new_tokens", "max_denoising_steps"):
+        for name in ("max_new_tokens", "canvas_length", "max_denoising_steps"):
             if getattr(self, name) is not None:
                 _whole(name, getattr(self, name), low=1)
         if self.stability is not None:
@@ -80,6 +82,7 @@ class Request:
     """One prompt, ready to run: token ids, parameters resolved against the checkpoint's."""
 
     prompt_ids: tuple[int, ...]
+    canvas_length: int
     config: GenerationConfig
     parameters: Parameters
     cancelled: threading.Event | None = None
@@ -136,11 +139,17 @@ def make_request(
             f"the prompt holds token id {unknown[0]}, outside the vocabulary of "
             f"{model.text.vocab_size}; was it made by another tokenizer?"
         )
+    length = parameters.canvas_length or model.canvas_length
+    if length > model.canvas_length:
+        raise ValueError(
+            f"canvas_length: got {length}; the checkpoint has learned canvases of "
+            f"{model.canvas_length}: give that or less"
+        )
     # The canvas is always whole, also where only its beginning is wanted.
-    room = (context - len(prompt_ids)) // model.canvas_length * model.canvas_length
+    room = (context - len(prompt_ids)) // length * length
     if room <= 0:
         raise ValueError(
-            f"the prompt has {len(prompt_ids)} tokens; with one canvas of {model.canvas_length} "
+            f"the prompt has {len(prompt_ids)} tokens; with one canvas of {length} "
             f"that is more than the context of {context}; shorten it"
         )
     config = parameters.over(defaults)
@@ -152,7 +161,11 @@ def make_request(
             f"tokens the context of {context} has room for {room}"
         )
     return Request(
-        prompt_ids=tuple(prompt_ids), config=config, parameters=parameters, cancelled=cancelled
+        prompt_ids=tuple(prompt_ids),
+        canvas_length=length,
+        config=config,
+        parameters=parameters,
+        cancelled=cancelled,
     )
 
 

@@ -17,6 +17,8 @@ _TASKS: dict[str, Callable[[], Task]] = {
     "countdown": CountdownTask,
     "extract": ExtractTask,
     "infill": InfillTask,
+    "infill-line": partial(InfillTask, "infill-line", kinds=("line",)),
+    "infill-prefix": partial(InfillTask, "infill-prefix", kinds=("line",), suffix=False),
     "sudoku4": partial(SudokuTask, 4),
     "sudoku6": partial(SudokuTask, 6),
     "sudoku9": partial(SudokuTask, 9),

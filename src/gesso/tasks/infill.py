@@ -6,6 +6,9 @@
 Functions come from this Python's own standard library; what is hidden is an expression, a line or
 some lines. Held out: whole modules, by a hash of their name. Other versions of Python have other
 sources, so figures say which one they were measured with.
+
+`infill-line` hides lines alone; `infill-prefix` hides the same lines and shows nothing of what
+follows them, which is all that a model who writes from left to right would see.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ import difflib
 import textwrap
 import warnings
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from random import Random
@@ -23,6 +26,7 @@ from random import Random
 from gesso.tasks.task import Example, check_split
 
 PREFIX, HOLE = "Infill:\n", "<hole>"
+KINDS = ("expression", "line", "block")
 # Functions of this many lines and characters; hidden text of this many characters.
 FEWEST_LINES, LONGEST_FUNCTION = 3, 900
 SHORTEST, LONGEST = 3, 160
@@ -34,22 +38,30 @@ _FOLDERS = (".", "json", "email", "http", "urllib", "logging", "unittest", "asyn
 class InfillTask:
     """Holes in functions of the standard library. The contract is in the module's docstring."""
 
-    name = "infill"
     splits: Mapping[str, str] = {
         "train": "functions of modules that training may see",
         "held": "functions of modules never seen in training",
     }
 
+    def __init__(
+        self, name: str = "infill", *, kinds: Sequence[str] = KINDS, suffix: bool = True
+    ) -> None:
+        """kinds: of what is hidden. suffix: whether the prompt goes on after the hole."""
+        self.name = name
+        self._kinds = kinds
+        self._suffix = suffix
+
     def examples(self, *, split: str, seed: int) -> Iterator[Example]:
         """An endless stream, the same for the same split and seed. ValueError: unknown split."""
         check_split(self, split)
-        return self._stream(split, Random(f"{self.name}:{split}:{seed}"))
+        return self._stream(split, Random(f"infill:{split}:{seed}"))
 
     def verdict(self, example: Example, text: str) -> dict[str, float]:
         """exact: the hidden text; parses: the function is Python with it; similarity: of the two
         texts, by their longest common parts."""
         wanted, found = example.completion, text.strip("\n")
         whole = example.prompt.removeprefix(PREFIX).replace(HOLE, found, 1)
+        whole += example.info.get("after", "")
         likeness = difflib.SequenceMatcher(None, wanted, found, autojunk=False).ratio()
         return {
             "exact": float(found.strip() == wanted.strip()),
@@ -62,15 +74,18 @@ class InfillTask:
         while True:
             name = rng.choice(names)
             source = rng.choice(functions(name)) if functions(name) else ""
-            kind = rng.choice(("expression", "line", "block"))
+            kind = rng.choice(self._kinds)
             hole = _hole(source, kind, rng) if source else None
             if hole is None:
                 continue
             start, end = hole
+            before, after = source[:start], source[end:]
+            info = {"kind": kind, "module": name}
             yield Example(
-                prompt=f"{PREFIX}{source[:start]}{HOLE}{source[end:]}",
+                prompt=f"{PREFIX}{before}{HOLE}" + after * self._suffix,
                 completion=source[start:end],
-                info={"kind": kind, "module": name},
+                # The judge needs what the prompt does not say.
+                info=info if self._suffix else info | {"after": after},
             )
 
 
