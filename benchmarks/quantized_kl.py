@@ -5,7 +5,8 @@
 In nats per position of the canvas, over held-out examples of extract, each with its answer's first
 canvas corrupted at several noise levels. Every network reads the same canvas twice: without a soft
 embedding, as at a canvas's first step, and with the one that the wide network made of its own first
-reading. Weights alone are rounded; all is computed in float32.
+reading. Weights alone are rounded, in "kv fp8" cached keys and values alone; all is computed in
+float32.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ def main() -> None:
 
     wide = gesso.load(args.model, dtype="float32")
     packed = {name: gesso.load(args.model, dtype="float32", quantize=name) for name in SCHEMES}
+    packed["kv fp8"] = gesso.load(args.model, dtype="float32", kv_cache_dtype="fp8")
     sums = {name: torch.zeros(2, len(LEVELS), dtype=torch.float64) for name in packed}
     examples = get_task("extract").examples(split=args.split, seed=0)
     vocabulary = wide.network.config.text.vocab_size

@@ -16,12 +16,15 @@ _LAYERS = {
 }
 
 
-def _variant(name: str, kernel: Any, layer: str, splits: int, extra: dict[str, str]) -> Any:
+def _variant(
+    name: str, kernel: Any, layer: str, splits: int, extra: dict[str, str], kept: str = "*bf16"
+) -> Any:
     kv_heads, dim, tiles, options = _LAYERS[layer]
     constexprs = dict(
-        K=kv_heads, G=16 // kv_heads, D=dim, SPLITS=splits, BLOCK_D=dim, PRECISION="tf32", **tiles
-    )
-    pointers = dict.fromkeys(("query", "keys", "values"), "*bf16")
+        K=kv_heads, G=16 // kv_heads, D=dim, SPLITS=splits, BLOCK_D=dim, PRECISION="tf32",
+        NARROW=kept != "*bf16", **tiles,
+    )  # fmt: skip
+    pointers = {"query": "*bf16", "keys": kept, "values": kept}
     written = _WIDE if splits > 1 else dict.fromkeys(_WIDE, "*bf16")
     signature = pointers | extra | written | {"batch": "i32"} | _STRIDES
     order = kernel.arg_names
@@ -30,7 +33,7 @@ def _variant(name: str, kernel: Any, layer: str, splits: int, extra: dict[str, s
         name=f"{name}, {layer}, {splits} splits",
         kernel=kernel,
         signature=signature,
-        constexprs=constexprs,
+        constexprs={name: value for name, value in constexprs.items() if name in order},
         # Pointers and strides are multiples of 16, as the launcher finds them.
         attrs={
             (i,): [["tt.divisibility", 16]]
@@ -56,6 +59,8 @@ _SPAN = {"begins": "*i32", "ends": "*i32", "new": "i32"}
 VARIANTS = [
     _variant("canvas", _canvas_kernel, "sliding", 4, _CANVAS),
     _variant("canvas", _canvas_kernel, "full", 2, _CANVAS),
+    _variant("canvas, cache in fp8", _canvas_kernel, "sliding", 4, _CANVAS, "*fp8e4nv"),
+    _variant("canvas, cache in fp8", _canvas_kernel, "full", 2, _CANVAS, "*fp8e4nv"),
     _variant("span", _span_kernel, "sliding", 1, _SPAN),
     _variant("span", _span_kernel, "full", 1, _SPAN),
     dict(

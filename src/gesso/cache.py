@@ -3,6 +3,11 @@
 Two ways in, told apart by type: a `CacheWriter` appends (prefill and commit), a `CacheView` only
 reads (the canvas). Sliding layers keep the last window - 1 columns, padding columns counted, as
 the reference does (model-spec §4, trap 15); full layers keep everything.
+
+Keys and values may be kept in FP8 (e4m3), half of bfloat16's bytes. Both come out of a norm, so
+they need no scale: nothing in them is larger than sqrt(D) times the norm's weight. A token's
+columns are rounded before anyone reads them, its own pass included, so that neither chunks of a
+prompt nor a prefix that is taken over change what is seen.
 """
 
 from __future__ import annotations
@@ -16,6 +21,17 @@ from torch import Tensor
 from gesso.config import TextConfig
 
 LayerColumns = tuple[Tensor, Tensor]
+# What columns can be kept in; None is the dtype that they come in.
+KV_CACHE_DTYPES: dict[str, torch.dtype | None] = {"auto": None, "fp8": torch.float8_e4m3fn}
+
+
+def parse_kv_cache_dtype(name: str) -> torch.dtype | None:
+    """Of `KV_CACHE_DTYPES` by name. ValueError: no such name."""
+    if name not in KV_CACHE_DTYPES:
+        raise ValueError(
+            f"kv_cache_dtype: got {name!r}; expected one of {', '.join(KV_CACHE_DTYPES)}"
+        )
+    return KV_CACHE_DTYPES[name]
 
 
 class KVCache:
@@ -24,17 +40,32 @@ class KVCache:
     mask (B, length) bool marks real columns, None when all are real.
     """
 
-    def __init__(self, config: TextConfig, *, batch_size: int, trim: bool = True) -> None:
-        """trim=False keeps every column on sliding layers too: training reads from the middle."""
+    def __init__(
+        self,
+        config: TextConfig,
+        *,
+        batch_size: int,
+        trim: bool = True,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        """trim=False keeps every column on sliding layers too: training reads from the middle.
+        dtype: what columns are kept in, by default what they come in."""
         self.config = config
         self.batch_size = batch_size
         self.length = 0
         self.mask: Tensor | None = None
         self._trim = trim
+        self._dtype = dtype
+        self._read_as: torch.dtype | None = None
         self._layers: list[LayerColumns | None] = [None] * config.num_layers
 
-    def layer(self, index: int) -> tuple[Tensor, Tensor]:
-        """(keys, values) of a layer, each (B, K, kept, D). ValueError while nothing is encoded."""
+    def layer(self, index: int) -> LayerColumns:
+        """(keys, values) of a layer, each (B, K, kept, D), in the dtype that they came in.
+        ValueError while nothing is encoded."""
+        return self._widen(self.stored(index))
+
+    def stored(self, index: int) -> LayerColumns:
+        """`layer` as it is kept."""
         kept = self._layers[index]
         if kept is None:
             raise ValueError("the cache is empty; encode a prompt first")
@@ -47,7 +78,7 @@ class KVCache:
 
     def select(self, rows: Tensor) -> KVCache:
         """A cache of the given rows (int64 indices) alone; this one stays as it is."""
-        chosen = KVCache(self.config, batch_size=len(rows), trim=self._trim)
+        chosen = self._like(batch_size=len(rows))
         chosen.length = self.length
         chosen.mask = None if self.mask is None else self.mask[rows]
         chosen._layers = [
@@ -57,7 +88,7 @@ class KVCache:
 
     def detach(self) -> KVCache:
         """The same columns, through which no gradient flows."""
-        cut = KVCache(self.config, batch_size=self.batch_size, trim=self._trim)
+        cut = self._like(batch_size=self.batch_size)
         cut.length, cut.mask = self.length, self.mask
         cut._layers = [
             None if kept is None else (kept[0].detach(), kept[1].detach()) for kept in self._layers
@@ -71,7 +102,7 @@ class KVCache:
         `tail` gave when the cache was that long.
         """
         assert self.mask is None, "columns of padded rows stand at different places"
-        shorter = KVCache(self.config, batch_size=self.batch_size, trim=self._trim)
+        shorter = self._like(batch_size=self.batch_size)
         shorter.length = length
         for index, kept in enumerate(self._layers):
             first = self.length - self.kept(index)
@@ -96,6 +127,24 @@ class KVCache:
     def nbytes(self) -> int:
         return sum(t.numel() * t.element_size() for kept in self._layers for t in kept or ())
 
+    def _like(self, *, batch_size: int) -> KVCache:
+        """An empty one of the same kind."""
+        other = KVCache(self.config, batch_size=batch_size, trim=self._trim, dtype=self._dtype)
+        other._read_as = self._read_as
+        return other
+
+    def _narrow(self, columns: Tensor) -> Tensor:
+        if self._dtype is None:
+            return columns
+        # Past the largest number there is no infinity to round to.
+        most = torch.finfo(self._dtype).max
+        return columns.clamp(-most, most).to(self._dtype)
+
+    def _widen(self, kept: LayerColumns) -> LayerColumns:
+        if self._read_as is None:
+            return kept
+        return kept[0].to(self._read_as), kept[1].to(self._read_as)
+
 
 def cache_bytes(config: TextConfig, columns: int, dtype: torch.dtype) -> int:
     """Of one row's keys and values of so many columns, trimmed."""
@@ -115,11 +164,11 @@ def stack(caches: Sequence[KVCache]) -> KVCache:
     if len(caches) == 1:
         return caches[0]
     longest = max(cache.length for cache in caches)
-    joined = KVCache(caches[0].config, batch_size=len(caches))
+    joined = caches[0]._like(batch_size=len(caches))
     joined.length = longest
     for index in range(len(joined._layers)):
         width = max(cache.kept(index) for cache in caches)
-        pairs = [cache.layer(index) for cache in caches]
+        pairs = [cache.stored(index) for cache in caches]
         keys, values = (
             torch.cat([F.pad(t, (0, 0, width - t.shape[2], 0)) for t in side])
             for side in zip(*pairs, strict=True)
@@ -154,14 +203,18 @@ class CacheWriter:
         It writes nothing, and gives the same after `close`: a layer may be computed again for its
         gradient.
         """
-        kept = self._old[index]
+        cache, kept = self.cache, self._old[index]
+        if cache._dtype is not None:
+            cache._read_as = keys.dtype
+            keys, values = cache._widen((cache._narrow(keys), cache._narrow(values)))
         if kept is None:
             return keys, values
-        return torch.cat((kept[0], keys), 2), torch.cat((kept[1], values), 2)
+        old_keys, old_values = cache._widen(kept)
+        return torch.cat((old_keys, keys), 2), torch.cat((old_values, values), 2)
 
     def keep(self, index: int, keys: Tensor, values: Tensor) -> None:
         """What `join` gave a layer is to be its cache."""
-        self._new[index] = keys, values
+        self._new[index] = self.cache._narrow(keys), self.cache._narrow(values)
 
     def close(self) -> None:
         """Keep what was written, trimmed to the window."""
@@ -193,7 +246,7 @@ class CacheView:
         self._starts = starts
         self._masks: dict[bool, Tensor | None] = {}
 
-    def layer(self, index: int) -> tuple[Tensor, Tensor]:
+    def layer(self, index: int) -> LayerColumns:
         return self.cache.layer(index)
 
     def mask(self, index: int) -> Tensor | None:
@@ -211,7 +264,7 @@ class CacheView:
         if starts is None:
             if cache.config.is_full(index) or kept < cache.config.sliding_window:
                 return mask
-            device = self.layer(index)[0].device
+            device = cache.stored(index)[0].device
             starts = torch.full((cache.batch_size,), cache.length, device=device)
         column = torch.arange(cache.length - kept, cache.length, device=starts.device)
         seen = column < starts[:, None]

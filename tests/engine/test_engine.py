@@ -36,6 +36,20 @@ def test_every_request_gets_what_it_gets_alone(
         assert found == alone(dg, plan)
 
 
+@settings(
+    max_examples=20,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(plans=st.lists(plans, min_size=1, max_size=4), chunk=st.sampled_from([3, 64]))
+def test_with_keys_and_values_in_fp8(dg: DiffusionGemma, plans: list[Plan], chunk: int) -> None:
+    dg.network.kv_cache_dtype = torch.float8_e4m3fn
+    engine = Engine(dg, max_rows=3, chunk=chunk)
+    for found, plan in zip(together(engine, plans), plans, strict=True):
+        assert found == alone(dg, plan)
+
+
 def test_what_prompts_share_is_encoded_once(
     dg: DiffusionGemma, monkeypatch: pytest.MonkeyPatch
 ) -> None:

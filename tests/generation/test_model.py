@@ -44,6 +44,14 @@ def test_dtype(folder: Path) -> None:
         gesso.load(folder.parent)
 
 
+def test_keys_and_values_in_fp8(folder: Path) -> None:
+    model = gesso.load(folder, kv_cache_dtype="fp8")
+    assert model.network.new_cache(batch_size=1)._dtype == torch.float8_e4m3fn
+    assert gesso.load(folder).network.new_cache(batch_size=1)._dtype is None
+    with pytest.raises(ValueError, match="kv_cache_dtype: got 'fp7'; expected one of auto, fp8"):
+        gesso.load(folder, kv_cache_dtype="fp7")
+
+
 def test_generate_is_the_fold_of_stream(dg: DiffusionGemma) -> None:
     keys = dict(seed=11, max_new_tokens=12, ignore_stop_tokens=True)
     result = dg.generate("hello", **keys)

@@ -101,6 +101,44 @@ def test_sliding_layers_keep_a_window_less_one(network: Network) -> None:
         assert encoded(network, tokens(1, length), trim=False).kept(0) == length
 
 
+def in_fp8(t: Tensor) -> Tensor:
+    return t.to(torch.float8_e4m3fn).to(t.dtype)
+
+
+@pytest.mark.parametrize("cuts", [[1], [WINDOW], [2, 9, 3], [1] * 16])
+def test_a_cache_in_fp8(network: Network, cuts: list[int]) -> None:
+    """Columns are rounded once, before anyone reads them, however the prompt is cut; a quarter of
+    float32's bytes."""
+    ids, canvas = tokens(2, 17), tokens(2, CANVAS)
+    wide = encoded(network, ids)
+    network.kv_cache_dtype = torch.float8_e4m3fn
+    whole, parts = encoded(network, ids), network.new_cache(batch_size=2)
+    for chunk in ids.split([*cuts, 17 - sum(cuts)], dim=1):
+        network.encode(chunk, cache=parts)
+    assert 4 * whole.nbytes == 4 * parts.nbytes == wide.nbytes
+    for index in range(whole.config.num_layers):
+        for mine, other in zip(whole.layer(index), parts.layer(index), strict=True):
+            assert torch.equal(mine, in_fp8(mine))
+            # A float32 sum in another order may round to the next number: a sixteenth away.
+            torch.testing.assert_close(mine, other, rtol=1 / 8, atol=2**-9)
+            assert (mine == other).double().mean() > 0.99
+    # The first layer's columns depend on no other columns.
+    for mine, other in zip(whole.layer(0), wide.layer(0), strict=True):
+        assert torch.equal(mine, in_fp8(other))
+    # A canvas reads the rounded columns, and its own as they are.
+    rounded = wide.select(torch.arange(2))
+    rounded._layers = [whole.layer(index) for index in range(whole.config.num_layers)]
+    assert torch.equal(network.denoise(canvas, cache=whole), network.denoise(canvas, cache=rounded))
+
+
+def test_keys_past_the_range_of_fp8_stay_numbers(network: Network) -> None:
+    network.kv_cache_dtype = torch.float8_e4m3fn
+    with torch.no_grad():
+        network.layers[0].attention.k_norm.weight.fill_(1e4)
+    keys, _ = encoded(network, tokens(1, 4)).layer(0)
+    assert keys.abs().max() == 448
+
+
 @pytest.mark.parametrize("lengths", [(4, 4), (14, 14), (14, 9)], ids=str)
 def test_denoise_only_reads(network: Network, lengths: tuple[int, ...]) -> None:
     ids, mask, _ = left_padded(*lengths)

@@ -28,6 +28,7 @@ def bench_prefill(
     whole: int = 8192,
     random: bool = False,
     quantize: str | None = None,
+    kv_cache_dtype: str = "auto",
     device: str = "auto",
     dtype: str = "auto",
     rounds: int = 1,
@@ -46,7 +47,7 @@ def bench_prefill(
     for name, value in dict(tokens=min(tokens), chunk=chunk, rounds=rounds).items():
         if value < 1:
             raise ValueError(f"{name}: got {value}; expected at least 1")
-    network = bench_network(source, random, quantize, device, dtype)
+    network = bench_network(source, random, quantize, kv_cache_dtype, device, dtype)
     context = network.config.text.max_position_embeddings
     if max(tokens) > context:
         raise ValueError(f"tokens: got {max(tokens)}; the context of the model is {context}")
@@ -59,6 +60,7 @@ def bench_prefill(
         "model": str(source),
         "random_weights": random,
         "quantize": quantize,
+        "kv_cache_dtype": kv_cache_dtype,
         "dtype": str(network.dtype).removeprefix("torch."),
         "device": device_name(network.device),
         "chunk": chunk,

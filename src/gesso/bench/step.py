@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
-from gesso.cache import KVCache, cache_bytes
+from gesso.cache import KVCache, parse_kv_cache_dtype
 from gesso.checkpoint import load_network, read_config, resolve
 from gesso.config import GenerationConfig
 from gesso.diffusion.draws import SeededDraws
@@ -44,6 +44,7 @@ def bench_step(
     *,
     random: bool = False,
     quantize: str | None = None,
+    kv_cache_dtype: str = "auto",
     rows: int = 1,
     context: int = 1024,
     steps: int = 16,
@@ -67,7 +68,7 @@ def bench_step(
     ).items():
         if value < 1:
             raise ValueError(f"{name}: got {value}; expected at least 1")
-    network = bench_network(source, random, quantize, device, dtype)
+    network = bench_network(source, random, quantize, kv_cache_dtype, device, dtype)
     model = DiffusionGemma(network, Processor.load(resolve("tiny")), GenerationConfig())
     stepper = make_stepper(network, rows)
     at_work = [
@@ -91,6 +92,7 @@ def bench_step(
         "model": str(source),
         "random_weights": random,
         "quantize": quantize,
+        "kv_cache_dtype": kv_cache_dtype,
         "dtype": str(network.dtype).removeprefix("torch."),
         "device": device_name(network.device),
         "rows": rows,
@@ -111,7 +113,12 @@ def bench_step(
 
 
 def bench_network(
-    source: str, random: bool, quantize: str | None, device: str, dtype: str
+    source: str,
+    random: bool,
+    quantize: str | None,
+    kv_cache_dtype: str,
+    device: str,
+    dtype: str,
 ) -> Network:
     """A checkpoint's, or one of random weights in its shape; dtype "auto" is bfloat16 where the
     device has products for it."""
@@ -125,6 +132,7 @@ def bench_network(
         if quantize not in SCHEMES:
             raise ValueError(f"quantize: got {quantize!r}; expected one of {', '.join(SCHEMES)}")
         quantize_network(network, SCHEMES[quantize])
+    network.kv_cache_dtype = parse_kv_cache_dtype(kv_cache_dtype)
     return network.eval().requires_grad_(False)
 
 
@@ -220,7 +228,7 @@ def _floor(network: Network, rows: int, context: int) -> dict[str, float]:
     vision = [part for part in (network.vision, network.projector) if part is not None]
     weights = stored_bytes(network) - sum(map(stored_bytes, vision))
     weights += stored_bytes(network.embed)
-    read = weights + rows * cache_bytes(network.config.text, context, network.dtype)
+    read = weights + rows * network.cache_bytes(context)
     bandwidth = _copy_bandwidth(network.device)
     return dict(bytes=read, bytes_per_second=bandwidth, floor_ms=read / bandwidth * 1e3)
 

@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from gesso.cli.options import Commands, add_threads
+from gesso.cli.options import Commands, add_kv_cache_dtype, add_threads
 
-_NETWORK = ("random", "quantize", "device", "dtype")
+_NETWORK = ("random", "quantize", "kv_cache_dtype", "device", "dtype")
 
 
 def add(commands: Commands, *, parents: Sequence[argparse.ArgumentParser]) -> None:
@@ -65,6 +65,7 @@ def add(commands: Commands, *, parents: Sequence[argparse.ArgumentParser]) -> No
 def _add_network(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--random", action="store_true", help="random weights of the model's shape")
     parser.add_argument("--quantize", metavar="FORMAT", help="fp8, nvfp4 or int4")
+    add_kv_cache_dtype(parser)
     parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, ...")
     parser.add_argument(
         "--dtype", choices=("auto", "bfloat16", "float32"), default="auto",

@@ -37,6 +37,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--quantize", metavar="FORMAT", help="hold the weights as fp8, nvfp4 or int4"
     )
+    add_kv_cache_dtype(parser)
     parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, ...")
     parser.add_argument("--dtype", default="auto", help="auto (default), float32 or bfloat16")
     parser.add_argument(
@@ -45,6 +46,12 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         help="spend half a minute now and less on every step; needs a C++ compiler",
     )
     add_threads(parser)
+
+
+def add_kv_cache_dtype(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--kv-cache-dtype", default="auto", metavar="D", help="auto (default), or fp8: half of bf16"
+    )
 
 
 def add_threads(parser: argparse.ArgumentParser) -> None:
@@ -87,6 +94,7 @@ def load_model(args: argparse.Namespace) -> DiffusionGemma:
         args.model,
         adapter=args.adapter,
         quantize=args.quantize,
+        kv_cache_dtype=args.kv_cache_dtype,
         device=args.device,
         dtype=args.dtype,
         compile=args.compile,

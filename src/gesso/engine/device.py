@@ -15,7 +15,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gesso.cache import cache_bytes
 from gesso.diffusion.loop import StepOutput
 from gesso.diffusion.rng import Stream, split_seeds
 from gesso.diffusion.sampler import EntropyBound
@@ -162,7 +161,7 @@ class DeviceSteps:
     def held(self, columns: Sequence[int]) -> int:
         """Bytes of the slots while requests of so many columns each are at work."""
         longest = _round_up(max(columns))
-        return self._rows * cache_bytes(self._network.config.text, longest, self._network.dtype)
+        return self._rows * self._network.cache_bytes(longest)
 
     def _make_room(self, row: Row) -> None:
         """Larger tensors where this row needs them; what was recorded over the old ones goes."""
@@ -171,7 +170,7 @@ class DeviceSteps:
             self._forget_graphs()
             self._slots = Slots(
                 network.config.text, rows=self._rows, columns=_round_up(row.columns),
-                dtype=network.dtype, device=network.device,
+                dtype=network.kv_cache_dtype or network.dtype, device=network.device,
             )  # fmt: skip
             if old is not None:
                 self._slots.copy(old)

@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 
-from gesso.cache import cache_bytes
 from gesso.diffusion.draws import SeededDraws
 from gesso.diffusion.loop import Policy, StepOutput
 from gesso.engine.memory import plan_memory
@@ -137,8 +136,7 @@ class Engine:
 
     def _bytes(self, columns: Sequence[int]) -> int:
         """What requests of so many columns each take, if all of them are at work at once."""
-        network = self.model.network
-        own = sum(cache_bytes(network.config.text, count, network.dtype) for count in columns)
+        own = sum(map(self.model.network.cache_bytes, columns))
         return own + (self._stepper.held(columns) if columns else 0)
 
     @property

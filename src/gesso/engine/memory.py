@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import torch
 
-from gesso.cache import cache_bytes
 from gesso.engine.stepper import Stepper
 from gesso.model.network import Network
 from gesso.model.quantize import stored_bytes
@@ -62,7 +61,7 @@ def plan_memory(
         weights=stored_bytes(network),
         step=stepper.workspace(rows=rows, chunk=chunk) + activations,
     )
-    least = cache_bytes(config.text, config.canvas_length, network.dtype)
+    least = network.cache_bytes(config.canvas_length)
     if plan.room < least:
         raise ValueError(
             f"max_memory: got {plan.limit / 1e9:.2f} GB; the weights take "

@@ -46,7 +46,7 @@ class Slots:
         self.full[row] = cache.length
         self.sliding[row] = min(cache.length, self._config.sliding_window - 1)
         for index, (keys, values) in enumerate(self._layers):
-            for slot, kept in zip((keys, values), cache.layer(index), strict=True):
+            for slot, kept in zip((keys, values), cache.stored(index), strict=True):
                 slot[row, :, : kept.shape[2]] = kept[0]
 
     def copy(self, shorter: Slots) -> None:

@@ -12,7 +12,7 @@ from typing import Protocol
 
 import torch
 
-from gesso.cache import cache_bytes, stack
+from gesso.cache import stack
 from gesso.diffusion.loop import CanvasState, Reader, Reading, StepOutput, advance, begin, read
 from gesso.diffusion.sampler import Belief
 from gesso.engine.row import Row
@@ -86,10 +86,9 @@ class JoinedSteps:
 
     def held(self, columns: Sequence[int]) -> int:
         # One alone is not copied; of several, the shortest in a group is padded by so much.
-        text, dtype = self._network.config.text, self._network.dtype
         if len(columns) == 1:
             return 0
-        return _SPREAD * sum(cache_bytes(text, count, dtype) for count in columns)
+        return _SPREAD * sum(map(self._network.cache_bytes, columns))
 
     def _read(self, rows: Sequence[Row]) -> Reading:
         denoiser = self._denoiser(rows)

@@ -35,7 +35,7 @@ class NetworkDenoiser:
     def mark_lengths(self) -> None:
         """Tell the compiler that the cache's columns vary in number from call to call."""
         for index in range(self.network.config.text.num_layers):
-            for tensor in self._cache.layer(index):
+            for tensor in self._cache.stored(index):
                 torch._dynamo.maybe_mark_dynamic(tensor, 2)
 
     def select(self, rows: Tensor) -> NetworkDenoiser:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import torch
 
+from gesso.cache import parse_kv_cache_dtype
 from gesso.checkpoint import load_network, merge_adapter, read_generation_config, resolve
 from gesso.config import GenerationConfig
 from gesso.diffusion.loop import Reader, read
@@ -173,6 +174,7 @@ def load(
     revision: str | None = None,
     adapter: str | Path | None = None,
     quantize: str | None = None,
+    kv_cache_dtype: str = "auto",
     compile: bool = False,
 ) -> DiffusionGemma:
     """A checkpoint: "tiny" (comes with the package), a folder, or a hub id.
@@ -181,9 +183,9 @@ def load(
     on a CPU, the checkpoint's own elsewhere. adapter: a folder with a LoRA adapter in PEFT's
     format, merged into the weights. quantize: "fp8", "nvfp4" or "int4": keep the experts in that
     format and the other linear maps in FP8; for memory, no faster yet. A checkpoint that is in few
-    bits on disk (docs/quantization.md) takes neither. compile: spend half a
-    minute now, and half the time on every canvas after that; on a CPU with a C++ compiler.
-    ValueError names what is wrong.
+    bits on disk (docs/quantization.md) takes neither. kv_cache_dtype: "fp8" keeps keys and values
+    in half of bfloat16's memory. compile: spend half a minute now, and half the time on every
+    canvas after that; on a CPU with a C++ compiler. ValueError names what is wrong.
     """
     folder = resolve(source, revision=revision)
     place = pick_device(device)
@@ -193,7 +195,9 @@ def load(
         )
     if quantize is not None and quantize not in SCHEMES:
         raise ValueError(f"quantize: got {quantize!r}; expected one of {', '.join(SCHEMES)}")
+    kept = parse_kv_cache_dtype(kv_cache_dtype)
     network = load_network(folder, dtype=_dtype(dtype, place), device=place)
+    network.kv_cache_dtype = kept
     if is_quantized(network):
         _refuse_change(source, adapter=adapter, quantize=quantize)
     if adapter is not None:

@@ -21,10 +21,10 @@ class Parameters:
 
     max_new_tokens: honoured exactly. canvas_length: tokens refined together, at most the
     checkpoint's: fewer make a short answer cheaper, a longer one takes more canvases. seed: below
-    2**64; the same request and seed give the same answer, whoever shares the batch. entropy_bound and confidence in nats. stability: earlier
-    canvases that must equal the last one. adaptive_stop False: every canvas takes all its steps.
-    time_budget in seconds: when it is over, the canvas in work is finished as it stands.
-    stop: strings that end the answer and are left out of it.
+    2**64; the same request and seed give the same answer, whoever shares the batch. entropy_bound
+    and confidence in nats. stability: earlier canvases that must equal the last one. adaptive_stop
+    False: every canvas takes all its steps. time_budget in seconds: when it is over, the canvas in
+    work is finished as it stands. stop: strings that end the answer and are left out of it.
     """
 
     max_new_tokens: int | None = None

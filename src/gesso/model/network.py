@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from gesso.cache import CacheView, CacheWriter, KVCache
+from gesso.cache import CacheView, CacheWriter, KVCache, cache_bytes
 from gesso.config import ModelConfig
 from gesso.kernels.attention import attention
 from gesso.kernels.precision import at_least_float32
@@ -33,6 +33,8 @@ class Network(nn.Module):
         self.config = config
         # Whether a pass keeps only the layers' inputs for its gradient and computes the rest again.
         self.checkpoint_activations = False
+        # What caches keep keys and values in; None: the dtype of the weights.
+        self.kv_cache_dtype: torch.dtype | None = None
         self.embed = nn.Embedding(text.vocab_size, text.hidden_size)
         self.layers = nn.ModuleList(Layer(text, i) for i in range(text.num_layers))
         self.norm = RMSNorm(text.hidden_size, eps=text.rms_norm_eps)
@@ -49,7 +51,13 @@ class Network(nn.Module):
         return self.embed.weight.dtype
 
     def new_cache(self, *, batch_size: int, trim: bool = True) -> KVCache:
-        return KVCache(self.config.text, batch_size=batch_size, trim=trim)
+        return KVCache(
+            self.config.text, batch_size=batch_size, trim=trim, dtype=self.kv_cache_dtype
+        )
+
+    def cache_bytes(self, columns: int) -> int:
+        """Of one row's keys and values of so many columns, trimmed."""
+        return cache_bytes(self.config.text, columns, self.kv_cache_dtype or self.dtype)
 
     def encode(
         self,

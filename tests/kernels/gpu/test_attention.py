@@ -73,6 +73,19 @@ def test_canvas(
     check(case.run(splits), plain, exact)
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("splits", [1, 3])
+def test_a_cache_in_fp8_is_as_if_it_were_made_wide_first(
+    dtype: torch.dtype, splits: int, device: torch.device
+) -> None:
+    case = Canvas((4, 2, 5, 37, 8), dtype, device)
+    narrow = [t.to(torch.float8_e4m3fn) for t in (case.keys, case.values)]
+    case.keys, case.values = (t.to(dtype) for t in narrow)
+    wide = case.run(splits)
+    case.keys, case.values = narrow
+    assert torch.equal(case.run(splits), wide)
+
+
 @pytest.mark.usefixtures("poisoned_memory")
 def test_an_empty_cache_and_more_shares_than_tiles(device: torch.device) -> None:
     case = Canvas((4, 2, 5, 37, 8), torch.float32, device)

@@ -71,12 +71,28 @@ def _finish(
 
 
 @triton.jit
+def _tile(cache, canvas, is_cache, base, spots, columns, rest, in_dim, NARROW: tl.constexpr):
+    """A tile of the cache, or of the canvas, in the canvas's dtype; columns (N,) below `rest`."""
+    if NARROW:
+        in_cache = (columns < tl.where(is_cache, rest, 0))[:, None] & in_dim[None, :]
+        in_canvas = (columns < tl.where(is_cache, 0, rest))[:, None] & in_dim[None, :]
+        kept = tl.load(cache + base + spots, mask=in_cache, other=0.0)
+        new = tl.load(canvas + base + spots, mask=in_canvas, other=0.0)
+        tile = tl.where(is_cache, kept.to(new.dtype), new)
+    else:
+        mask = (columns < rest)[:, None] & in_dim[None, :]
+        tile = tl.load(tl.where(is_cache, cache, canvas) + base + spots, mask=mask, other=0.0)
+    return tile
+
+
+@triton.jit
 def _canvas_kernel(
     query, keys, values, canvas_keys, canvas_values, first, length, out, best_out, total_out,
     batch, canvas, stride_qb, stride_qh, stride_qn, stride_b, stride_k, stride_s,
     stride_cb, stride_ck, stride_cs,
     K: tl.constexpr, G: tl.constexpr, D: tl.constexpr, SPLITS: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, PRECISION: tl.constexpr,
+    NARROW: tl.constexpr,
 ):  # fmt: skip
     split = tl.program_id(1)
     row = tl.program_id(2) // K
@@ -111,14 +127,13 @@ def _canvas_kernel(
         is_cache = tile < cache_tiles
         stride = tl.where(is_cache, stride_s, stride_cs)
         column = tl.where(is_cache, tile, tile - cache_tiles) * BLOCK_N
-        seen = columns < tl.where(is_cache, cached, canvas) - column
+        rest = tl.where(is_cache, cached, canvas) - column
         base = tl.where(is_cache, cache_spot, canvas_spot) + column.to(tl.int64) * stride
         spots = columns[:, None] * stride + dims[None, :]  # (N, D)
-        mask = seen[:, None] & in_dim[None, :]
-        k_tile = tl.load(tl.where(is_cache, keys, canvas_keys) + base + spots, mask=mask, other=0.0)
-        v_base = tl.where(is_cache, values, canvas_values) + base
-        v_tile = tl.load(v_base + spots, mask=mask, other=0.0)
-        best, total, acc = _fold(q, k_tile, v_tile, seen[None, :], best, total, acc, PRECISION)
+        k_tile = _tile(keys, canvas_keys, is_cache, base, spots, columns, rest, in_dim, NARROW)
+        v_tile = _tile(values, canvas_values, is_cache, base, spots, columns, rest, in_dim, NARROW)
+        seen = (columns < rest)[None, :]
+        best, total, acc = _fold(q, k_tile, v_tile, seen, best, total, acc, PRECISION)
     place = (b * canvas + first_position) * (K * G) + k * G
     _finish(
         out, best_out, total_out, split, place, near * (K * G) + head, in_query, in_row,
@@ -231,16 +246,19 @@ def canvas_attention(
 
     query (B, H, L, D); keys and values (B, K, S, D), the cache with room for S columns, of which
     first[b] <= c < length[b] count and the others are not read; canvas_keys and canvas_values
-    (B, K, L, D); one dtype, the last dimension contiguous, keys laid out as values are. first and
-    length (B,) integers on the device. splits: programs that share a tile's columns; by default
+    (B, K, L, D); one dtype, but that the cache's may be float8_e4m3fn, which is made wide as it is
+    read; the last dimension contiguous, keys laid out as values are. first and length (B,)
+    integers on the device. splits: programs that share a tile's columns; by default
     as many as one batch row needs to fill a large device. Returns (B, L, H * D).
     """
     batch, heads, canvas, dim = query.shape
     groups, capacity = keys.shape[1], keys.shape[2]
     assert heads % groups == 0
     assert canvas_keys.shape == (batch, groups, canvas, dim)
+    assert keys.dtype in (query.dtype, torch.float8_e4m3fn)
     _check_layout(query, keys, values)
     _check_layout(query, canvas_keys, canvas_values)
+    assert query.dtype == canvas_keys.dtype
     assert first.shape == length.shape == (batch,)
     per_group = heads // groups
     tiles = _choose_tiles(canvas * per_group, dim, query.dtype)
@@ -254,6 +272,7 @@ def canvas_attention(
         *parts, batch, canvas, *query.stride()[:3], *keys.stride()[:3], *canvas_keys.stride()[:3],
         K=groups, G=per_group, D=dim, SPLITS=splits, BLOCK_M=tiles.rows, BLOCK_N=tiles.columns,
         BLOCK_D=_padded(dim), PRECISION=_precision(query.dtype),
+        NARROW=keys.dtype != query.dtype,
         num_warps=tiles.warps, num_stages=tiles.stages,
     )  # fmt: skip
     return _combine(parts, out, dim, splits)
@@ -316,6 +335,7 @@ def span_attention(
     assert spans.begin.shape == spans.end.shape == (batch, new)
     assert spans.begin.is_contiguous()
     assert spans.end.is_contiguous()
+    assert query.dtype == keys.dtype
     _check_layout(query, keys, values)
     per_group = heads // groups
     tiles = _choose_tiles(new * per_group, dim, query.dtype)
@@ -340,7 +360,7 @@ def _check_layout(query: Tensor, keys: Tensor, values: Tensor) -> None:
     assert query.stride(3) == keys.stride(3) == 1
     assert query.shape[3] == keys.shape[3]
     assert query.shape[0] == keys.shape[0]
-    assert query.dtype == keys.dtype == values.dtype
+    assert keys.dtype == values.dtype
 
 
 def _padded(dim: int) -> int:
