@@ -228,8 +228,10 @@ class CacheWriter:
                     pair[0].narrow(2, pair[0].shape[2] - keep, keep).clone(),
                     pair[1].narrow(2, pair[1].shape[2] - keep, keep).clone(),
                 )
-            # One memory layout, whatever the pass made: every step of a canvas reads it.
-            cache._layers[index] = pair[0].contiguous(), pair[1].contiguous()
+            # One memory layout, whatever the pass made: every step of a canvas reads it. Compiled
+            # ones tell strides apart even where there is one head, which contiguous() does not.
+            keys, values = (t.contiguous().flatten().view(t.shape) for t in pair)
+            cache._layers[index] = keys, values
         cache.length += self.columns
         cache.mask = self._mask
 
