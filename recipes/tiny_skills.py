@@ -24,7 +24,7 @@ def recipe() -> TrainConfig:
     return replace(
         fifth,
         base=FIFTH_STAGE,
-        steps=1200,
+        steps=960,
         tasks={"extract": 0.45, "infill": 0.2, "infill-prefix": 0.05, "sudoku4": 0.3},
         objective=replace(
             fifth.objective,

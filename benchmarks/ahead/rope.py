@@ -7,8 +7,8 @@ from typing import Any
 from gesso.kernels.gpu.rope import _heads_kernel
 
 
-def _variant(name: str, *, start: str, **constexprs: int) -> dict[str, Any]:
-    kinds = {"eps": "fp32", "start": start} | dict.fromkeys(constexprs, "constexpr")
+def _variant(name: str, **constexprs: int) -> dict[str, Any]:
+    kinds = {"eps": "fp32"} | dict.fromkeys(constexprs, "constexpr")
     integers = [n for n in _heads_kernel.arg_names if n in ("new", "turn_b") or "stride_" in n]
     kinds |= dict.fromkeys(integers, "i32")
     signature = {name: kinds.get(name, "*bf16") for name in _heads_kernel.arg_names}
@@ -29,11 +29,9 @@ def _variant(name: str, *, start: str, **constexprs: int) -> dict[str, Any]:
 
 VARIANTS = [
     _variant(
-        "sliding, canvas", start="*bf16", H=16, K=8, HALF=128, SHARED=False, PLACED=False,
-        BLOCK_H=16, BLOCK_K=8, BLOCK_D=128,
+        "sliding", H=16, K=8, HALF=128, SHARED=False, BLOCK_H=16, BLOCK_K=8, BLOCK_D=128,
     ),
     _variant(
-        "full, into a cache", start="*i64", H=16, K=2, HALF=256, SHARED=True, PLACED=True,
-        BLOCK_H=8, BLOCK_K=2, BLOCK_D=256,
+        "full", H=16, K=2, HALF=256, SHARED=True, BLOCK_H=8, BLOCK_K=2, BLOCK_D=256,
     ),
 ]  # fmt: skip

@@ -8,7 +8,9 @@ _BATCH = dict(
     confidence_ptr="*fp32", tokens_ptr="*i64", draft_ptr="*i64", earlier_ptr="*i64",
     step_ptr="*i64", finished_ptr="*i1", accepted_ptr="*i1", length="i32", ids="i32",
 )  # fmt: skip
-_DRAW = dict(seeds_ptr="*i64", canvas_ptr="*i64", step_ptr="*i64", length="i32", ids="i32")
+_DRAW = dict(
+    seeds_ptr="*i64", canvas_ptr="*i64", step_ptr="*i64", out_ptr="*fp32", length="i32",
+)  # fmt: skip
 
 VARIANTS = [
     dict(
@@ -21,15 +23,8 @@ VARIANTS = [
     dict(
         name="uniforms",
         kernel=_draw_kernel,
-        signature=dict(_DRAW, out_ptr="*fp32"),
-        constexprs=dict(STREAM=1, UNIFORM=True, TILE=256),
-        options=dict(num_warps=4, num_stages=3),
-    ),
-    dict(
-        name="initial tokens",
-        kernel=_draw_kernel,
-        signature=dict(_DRAW, out_ptr="*i64"),
-        constexprs=dict(STREAM=0, UNIFORM=False, TILE=256),
+        signature=_DRAW,
+        constexprs=dict(STREAM=1, TILE=256),
         options=dict(num_warps=4, num_stages=3),
     ),
 ]

@@ -3,7 +3,7 @@ import torch
 from torch import Tensor
 
 from gesso.config import RopeConfig
-from gesso.kernels.gpu.rope import Place, turn_heads
+from gesso.kernels.gpu.rope import turn_heads
 from gesso.kernels.norm import rms_norm_reference
 from gesso.kernels.rope import Rotation, inverse_frequencies, rotate, rotation
 
@@ -68,23 +68,3 @@ def test_against_float64(
         assert mine.dtype == dtype
         assert mine.shape == theirs.shape
         assert off(mine, true) <= max(2 * off(theirs, true), 3e-7)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_into_a_cache(dtype: torch.dtype, device: torch.device) -> None:
-    """Each row after its own last column; nothing else of the cache changes."""
-    shape = (2, 3, 4, 2, 8)
-    drawn = draw(shape, dtype, device)
-    turn = angles(torch.arange(3, device=device)[None], 8, dtype)  # one row of angles for both
-    kept = dict(q_weight=drawn["q_weight"], k_weight=drawn["k_weight"], turn=turn, eps=EPS)
-    raw = drawn["raw_q"], drawn["raw_k"], drawn["raw_v"]
-    fresh = turn_heads(*raw, **kept)
-    keys, values = torch.full((2, 2, 2, 11, 8), 7.0, dtype=dtype, device=device)
-    start = torch.tensor([6, 1], device=device)
-    ours = turn_heads(*raw, **kept, into=Place(keys, values, start))
-    assert torch.equal(ours.query, fresh.query)
-    for cache, new in ((keys, fresh.keys), (values, fresh.values)):
-        for row, column in enumerate((6, 1)):
-            assert torch.equal(cache[row, :, column : column + 3], new[row])
-            assert cache[row, :, :column].eq(7).all()
-            assert cache[row, :, column + 3 :].eq(7).all()

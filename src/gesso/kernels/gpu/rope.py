@@ -2,8 +2,7 @@
 
     q = rotate(norm(raw_q; w_q)),  k = rotate(norm(raw_k; w_k)),  v = norm(raw_v)
 
-One launch reads every projection once and writes queries, keys and values where attention wants
-them: the keys and values, if so asked, into the columns of a cache that follow what it holds.
+One launch reads every projection once and writes queries, keys and values as attention wants them.
 Where a layer has no value projection (model-spec §3, trap 3) one read of raw_k gives both. Moves
 2 values a result where one operator after the other moves 7 for q and k, and copies to transpose.
 
@@ -93,10 +92,10 @@ def _keys_and_values(
 
 @triton.jit
 def _heads_kernel(
-    raw_q, raw_k, raw_v, q_weight, k_weight, cos, sin, start, query, keys, values,
+    raw_q, raw_k, raw_v, q_weight, k_weight, cos, sin, query, keys, values,
     new, turn_b, stride_q, stride_k, stride_v, stride_b, stride_h, stride_s, eps,
     H: tl.constexpr, K: tl.constexpr, HALF: tl.constexpr, SHARED: tl.constexpr,
-    PLACED: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr,
+    BLOCK_H: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     token, part = tl.program_id(0).to(tl.int64), tl.program_id(1)
     row, position = token // new, token % new
@@ -108,10 +107,7 @@ def _heads_kernel(
             H, HALF, BLOCK_H, BLOCK_D,
         )  # fmt: skip
     else:
-        column = position
-        if PLACED:
-            column += tl.load(start + row).to(tl.int64)
-        place = row * stride_b + column * stride_s
+        place = row * stride_b + position * stride_s
         _keys_and_values(
             raw_k, raw_v, k_weight, cos + angle, sin + angle, keys + place, values + place, token,
             part - query_parts, stride_k, stride_v, stride_h, eps, K, HALF, SHARED, BLOCK_K,
@@ -119,17 +115,8 @@ def _heads_kernel(
         )  # fmt: skip
 
 
-class Place(NamedTuple):
-    """Where new keys and values go: (B, K, S, D) each, from column start[b] on, (B,) integers."""
-
-    keys: Tensor
-    values: Tensor
-    start: Tensor
-
-
 class Heads(NamedTuple):
-    """query (B, H, n, D), a view of (B, n, H, D); keys and values (B, K, S, D): the new columns,
-    or the cache they were written into."""
+    """query (B, H, n, D), a view of (B, n, H, D); keys and values (B, K, n, D)."""
 
     query: Tensor
     keys: Tensor
@@ -145,14 +132,12 @@ def turn_heads(
     k_weight: Tensor,
     turn: Rotation,
     eps: float,
-    into: Place | None = None,
 ) -> Heads:
     """raw_q (B, n, H, D), raw_k and raw_v (B, n, K, D) -> queries, keys and values for attention.
 
     A token's heads are contiguous, tokens evenly spaced: the three may be parts of one product.
     raw_v None: values are made of raw_k. q_weight and k_weight (D,); turn: cos and sin (B or 1, n,
-    D/2). into: a cache with room for n columns from each row's start on; else new tensors
-    (B, K, n, D).
+    D/2).
     """
     batch, new, heads, dim = raw_q.shape
     groups = raw_k.shape[2]
@@ -168,25 +153,16 @@ def turn_heads(
     assert all(t.stride()[2:] == (dim, 1) for t in raw)
     assert all(t.stride(0) == new * t.stride(1) or batch == 1 for t in raw)
     query = torch.empty(batch, new, heads, dim, dtype=raw_q.dtype, device=raw_q.device)
-    if into is None:
-        keys, values = (raw_k.new_empty(batch, groups, new, dim) for _ in range(2))
-        start = keys  # never read
-    else:
-        keys, values, start = into
-        assert keys.shape == values.shape
-        assert keys.stride() == values.stride()
-        assert keys.stride(3) == 1
-        assert start.shape == (batch,)
-        assert start.is_contiguous()
+    keys, values = (raw_k.new_empty(batch, groups, new, dim) for _ in range(2))
     half = triton.next_power_of_2(dim // 2)
     block_h = min(triton.next_power_of_2(heads), max(1, _TILE // (2 * half)))
     block_k = min(triton.next_power_of_2(groups), max(1, _TILE // (4 * half)))
     grid = (batch * new, triton.cdiv(heads, block_h) + triton.cdiv(groups, block_k))
     _heads_kernel[grid](
-        *raw, q_weight, k_weight, *turn, start, query, keys, values,
+        *raw, q_weight, k_weight, *turn, query, keys, values,
         new, 0 if turn.cos.shape[0] == 1 else turn.cos.stride(0),
         *(t.stride(1) for t in raw), *keys.stride()[:3], eps,
-        H=heads, K=groups, HALF=dim // 2, SHARED=raw_v is None, PLACED=into is not None,
+        H=heads, K=groups, HALF=dim // 2, SHARED=raw_v is None,
         BLOCK_H=block_h, BLOCK_K=block_k, BLOCK_D=half, num_warps=4,
     )  # fmt: skip
     return Heads(query.transpose(1, 2), keys, values)

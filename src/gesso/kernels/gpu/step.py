@@ -80,9 +80,7 @@ def _draw_kernel(
     step_ptr,  # (B,)
     out_ptr,  # (B, L)
     length,
-    ids,  # 0 for a uniform
     STREAM: tl.constexpr,
-    UNIFORM: tl.constexpr,
     TILE: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
@@ -90,8 +88,8 @@ def _draw_kernel(
     step, canvas = tl.load(step_ptr + row), tl.load(canvas_ptr + row)
     bits = _word(seeds_ptr, row, position, step, canvas, STREAM)
     # 24 bits as a float32: times 2**-24.
-    drawn = (bits >> 8).to(tl.float32) * 5.9604644775390625e-08 if UNIFORM else _token(bits, ids)
-    tl.store(out_ptr + row * length + position, drawn, mask=position < length)
+    uniform = (bits >> 8).to(tl.float32) * 5.9604644775390625e-08
+    tl.store(out_ptr + row * length + position, uniform, mask=position < length)
 
 
 @triton.jit
@@ -173,42 +171,13 @@ def draw_uniforms(
     seeds: Tensor, canvas: Tensor, step: Tensor, *, stream: int, length: int
 ) -> Tensor:
     """seeds (B, 2) halves, canvas (B,), step (B,), all int64 -> (B, L) float32 in [0, 1)."""
-    out = torch.empty(len(seeds), length, dtype=torch.float32, device=seeds.device)
-    _draw(out, seeds, canvas, step, stream=stream, ids=0)
-    return out
-
-
-def draw_tokens(
-    seeds: Tensor, canvas: Tensor, step: Tensor, *, stream: int, length: int, vocab_size: int
-) -> Tensor:
-    """As `draw_uniforms`, but ids in [0, vocab_size): (B, L) int64. Initial tokens are of step 0,
-    and `advance` draws its noise itself."""
-    out = torch.empty(len(seeds), length, dtype=torch.int64, device=seeds.device)
-    _draw(out, seeds, canvas, step, stream=stream, ids=vocab_size)
-    return out
-
-
-def _draw(
-    out: Tensor, seeds: Tensor, canvas: Tensor, step: Tensor, *, stream: int, ids: int
-) -> None:
-    batch, length = out.shape
+    batch = len(seeds)
     _check_words(batch, seeds, canvas, step)
+    out = torch.empty(batch, length, dtype=torch.float32, device=seeds.device)
     _draw_kernel[(batch, triton.cdiv(length, _TILE))](
-        seeds, canvas, step, out, length, ids,
-        STREAM=int(stream), UNIFORM=out.dtype == torch.float32, TILE=_TILE, num_warps=4,
-    )  # fmt: skip
-
-
-def begin(tokens: Tensor, *, memory: int) -> RowState:
-    """A canvas of initial tokens (B, L) before its first step, which remembers `memory` drafts."""
-    batch, length = tokens.shape
-    return RowState(
-        tokens=tokens,
-        draft=tokens.clone(),
-        earlier=tokens.new_full((batch, memory, length), -1),
-        step=tokens.new_zeros(batch),
-        finished=tokens.new_zeros(batch, dtype=torch.bool),
+        seeds, canvas, step, out, length, STREAM=int(stream), TILE=_TILE, num_warps=4
     )
+    return out
 
 
 def advance(
