@@ -16,6 +16,7 @@ done
 step step-bf16 --protocol vllm-2026-06
 step rows-nvfp4 --quantize nvfp4 --vary rows --over 1 2 4 8 16 --rounds 3
 step context-nvfp4 --quantize nvfp4 --vary context --over 1024 8192 65536 --rounds 3
+step context-kv-fp8 --quantize nvfp4 --kv-cache-dtype fp8 --vary context --over 1024 8192 65536 --rounds 3
 
 python -m gesso bench prefill --model "$shape" --random --device cuda --tokens 8192 65536 261120 \
   --out "$out/prefill-bf16.json" | tee "$out/prefill-bf16.txt"

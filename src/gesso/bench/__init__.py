@@ -4,11 +4,14 @@ from gesso.bench.generate import bench_generate
 from gesso.bench.plot import plot_report
 from gesso.bench.prefill import bench_prefill
 from gesso.bench.serve import bench_serve
-from gesso.bench.step import PROTOCOLS, bench_step
+from gesso.bench.step import PROTOCOLS, Work, bench_step
+from gesso.bench.subject import Subject
 from gesso.bench.sweep import bench_sweep
 
 __all__ = [
     "PROTOCOLS",
+    "Subject",
+    "Work",
     "bench_generate",
     "bench_prefill",
     "bench_serve",

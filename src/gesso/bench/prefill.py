@@ -14,40 +14,35 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gesso.bench.step import bench_network, device_name, wait
+from gesso.bench.step import wait
+from gesso.bench.subject import Subject
 from gesso.cache import KVCache
 from gesso.environment import environment
 from gesso.model.network import Network
 
 
 def bench_prefill(
-    source: str,
+    subject: Subject,
     *,
     tokens: Sequence[int],
     chunk: int = 1024,
     whole: int = 8192,
-    random: bool = False,
-    quantize: str | None = None,
-    kv_cache_dtype: str = "auto",
-    device: str = "auto",
-    dtype: str = "auto",
     rounds: int = 1,
     threads: int | None = None,
     on_round: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
     """A report that serialises to JSON: "prompts", one entry for each number of tokens.
 
-    source, random, quantize: as in `bench_step`. chunk: tokens encoded at a time. whole: up to how
-    many tokens a prompt is encoded in one piece too, to compare; "same_draft" is None beyond. The
-    best of `rounds` counts. peak_bytes: on a GPU, of everything. ValueError for a number below 1,
-    or a prompt past the context.
+    chunk: tokens encoded at a time. whole: up to how many tokens a prompt is encoded in one piece
+    too, to compare; "same_draft" is None beyond. The best of `rounds` counts. peak_bytes: on a GPU,
+    of everything. ValueError for a number below 1, or a prompt past the context.
     """
     if threads is not None:
         torch.set_num_threads(threads)
     for name, value in dict(tokens=min(tokens), chunk=chunk, rounds=rounds).items():
         if value < 1:
             raise ValueError(f"{name}: got {value}; expected at least 1")
-    network = bench_network(source, random, quantize, kv_cache_dtype, device, dtype)
+    network = subject.build()
     context = network.config.text.max_position_embeddings
     if max(tokens) > context:
         raise ValueError(f"tokens: got {max(tokens)}; the context of the model is {context}")
@@ -57,12 +52,7 @@ def bench_prefill(
         on_round(done, len(tokens))
     return {
         "bench": "prefill",
-        "model": str(source),
-        "random_weights": random,
-        "quantize": quantize,
-        "kv_cache_dtype": kv_cache_dtype,
-        "dtype": str(network.dtype).removeprefix("torch."),
-        "device": device_name(network.device),
+        **subject.about(network),
         "chunk": chunk,
         "prompts": prompts,
         "environment": environment(),

@@ -10,26 +10,27 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
-from gesso.cache import KVCache, parse_kv_cache_dtype
-from gesso.checkpoint import load_network, read_config, resolve
+from gesso.bench.subject import Subject
+from gesso.cache import KVCache
+from gesso.checkpoint import resolve
 from gesso.config import GenerationConfig
 from gesso.diffusion.draws import SeededDraws
 from gesso.engine.row import Row
 from gesso.engine.stepper import Stepper, make_stepper
-from gesso.environment import environment, fast_dtype, pick_device
+from gesso.environment import environment
 from gesso.generation.answer import Answer
 from gesso.generation.model import DiffusionGemma
 from gesso.generation.request import Parameters, make_request
-from gesso.model.init import new_network
 from gesso.model.moe import Router
 from gesso.model.network import Network
-from gesso.model.quantize import SCHEMES, quantize_network, stored_bytes
+from gesso.model.quantize import stored_bytes
 from gesso.processor import Processor
 
 # Published settings by name: one user, 1,024 random tokens in and out, 16 fixed steps a canvas,
@@ -39,66 +40,64 @@ PROTOCOLS = {"vllm-2026-06": dict(rows=1, context=1024, steps=16, canvases=4)}
 _NAMED = 12
 
 
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """rows: canvases of one step, each behind `context` random tokens. canvases: that every row
+    writes in a round, each of so many `steps` and, but for the last, a commit; prefill is left
+    out."""
+
+    rows: int = 1
+    context: int = 1024
+    steps: int = 16
+    canvases: int = 4
+    rounds: int = 5
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if value < 1:
+                raise ValueError(f"{name}: got {value}; expected at least 1")
+
+
 def bench_step(
-    source: str,
+    subject: Subject,
+    work: Work,
     *,
-    random: bool = False,
-    quantize: str | None = None,
-    kv_cache_dtype: str = "auto",
-    rows: int = 1,
-    context: int = 1024,
-    steps: int = 16,
-    canvases: int = 4,
-    rounds: int = 5,
-    device: str = "auto",
-    dtype: str = "auto",
     threads: int | None = None,
     on_round: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
-    """A report that serialises to JSON: "ms_per_step", "floor_ms" and "breakdown".
-
-    source: a checkpoint; with `random`, its config.json alone counts. rows: canvases of one step,
-    each behind `context` random tokens. canvases: that every row writes in a round, each of so many
-    `steps` and, but for the last, a commit; prefill is left out.
-    """
+    """A report that serialises to JSON: "ms_per_step", "floor_ms" and "breakdown"."""
     if threads is not None:
         torch.set_num_threads(threads)
-    for name, value in dict(
-        rows=rows, context=context, steps=steps, canvases=canvases, rounds=rounds
-    ).items():
-        if value < 1:
-            raise ValueError(f"{name}: got {value}; expected at least 1")
-    network = bench_network(source, random, quantize, kv_cache_dtype, device, dtype)
+    return measure_step(subject, subject.build(), work, on_round=on_round)
+
+
+def measure_step(
+    subject: Subject,
+    network: Network,
+    work: Work,
+    *,
+    on_round: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Any]:
+    """`bench_step` of a network that is there."""
     model = DiffusionGemma(network, Processor.load(resolve("tiny")), GenerationConfig())
-    stepper = make_stepper(network, rows)
-    at_work = [
-        _row(model, number, context=context, steps=steps, canvases=canvases)
-        for number in range(rows)
-    ]
+    stepper = make_stepper(network, work.rows)
+    at_work = [_row(model, number, work) for number in range(work.rows)]
     prompts = [row.cache for row in at_work]
     passes: list[_Pass] = []
-    for done in range(rounds + 1):
-        found = _answer(network, stepper, at_work, prompts, steps, canvases)
+    for done in range(work.rounds + 1):
+        found = _answer(network, stepper, at_work, prompts, work)
         if done:  # the first compiles and records
             passes.append(found)
-        on_round(done, rounds)
+        on_round(done, work.rounds)
     median = statistics.median(found.step for found in passes)
-    floor = _floor(network, rows, context)
-    tokens = rows * canvases * network.config.canvas_length
+    floor = _floor(network, work.rows, work.context)
+    tokens = work.rows * work.canvases * network.config.canvas_length
     for row in at_work:
         stepper.begin(row)
     return {
         "bench": "step",
-        "model": str(source),
-        "random_weights": random,
-        "quantize": quantize,
-        "kv_cache_dtype": kv_cache_dtype,
-        "dtype": str(network.dtype).removeprefix("torch."),
-        "device": device_name(network.device),
-        "rows": rows,
-        "context": context,
-        "steps": steps,
-        "canvases": canvases,
+        **subject.about(network),
+        **asdict(work),
         "tokens_per_second": tokens / statistics.median(found.seconds for found in passes),
         "tokens_per_second_all": [tokens / found.seconds for found in passes],
         "ms_per_step": median * 1e3,
@@ -112,42 +111,18 @@ def bench_step(
     }
 
 
-def bench_network(
-    source: str,
-    random: bool,
-    quantize: str | None,
-    kv_cache_dtype: str,
-    device: str,
-    dtype: str,
-) -> Network:
-    """A checkpoint's, or one of random weights in its shape; dtype "auto" is bfloat16 where the
-    device has products for it."""
-    folder, place = resolve(source, weights=not random), pick_device(device)
-    wide = fast_dtype(place) if dtype == "auto" else getattr(torch, dtype)
-    if random:
-        network = new_network(read_config(folder), seed=0, dtype=wide, device=place)
-    else:
-        network = load_network(folder, dtype=wide, device=place)
-    if quantize is not None:
-        if quantize not in SCHEMES:
-            raise ValueError(f"quantize: got {quantize!r}; expected one of {', '.join(SCHEMES)}")
-        quantize_network(network, SCHEMES[quantize])
-    network.kv_cache_dtype = parse_kv_cache_dtype(kv_cache_dtype)
-    return network.eval().requires_grad_(False)
-
-
 @torch.inference_mode()
-def _row(model: DiffusionGemma, number: int, *, context: int, steps: int, canvases: int) -> Row:
+def _row(model: DiffusionGemma, number: int, work: Work) -> Row:
     """A request behind a random prompt, whose canvases take all their steps."""
     network = model.network
     text, length = network.config.text, network.config.canvas_length
     ids = torch.randint(
-        text.vocab_size, (context,), generator=torch.Generator().manual_seed(number)
+        text.vocab_size, (work.context,), generator=torch.Generator().manual_seed(number)
     )
     parameters = Parameters(
         seed=number,
-        max_new_tokens=canvases * length,
-        max_denoising_steps=steps,
+        max_new_tokens=work.canvases * length,
+        max_denoising_steps=work.steps,
         adaptive_stop=False,
         ignore_stop_tokens=True,
     )
@@ -161,7 +136,7 @@ def _row(model: DiffusionGemma, number: int, *, context: int, steps: int, canvas
         number=number,
         request=request,
         answer=Answer(number, request, model.processor, time.perf_counter()),
-        columns=context + canvases * length,
+        columns=work.context + work.canvases * length,
         policy=request.policy,
         cache=cache,
         draws=SeededDraws(
@@ -180,12 +155,7 @@ class _Pass(NamedTuple):
 
 @torch.inference_mode()
 def _answer(
-    network: Network,
-    stepper: Stepper,
-    rows: list[Row],
-    prompts: list[KVCache],
-    steps: int,
-    canvases: int,
+    network: Network, stepper: Stepper, rows: list[Row], prompts: list[KVCache], work: Work
 ) -> _Pass:
     """Every row's canvases, one after the other, from behind its prompt."""
     stepping = committing = 0.0
@@ -193,22 +163,23 @@ def _answer(
         whole = prompt.prefix(prompt.length)
         assert whole is not None
         row.cache, row.canvas = whole, 0
-    for canvas in range(canvases):
+    for canvas in range(work.canvases):
         for row in rows:
             stepper.begin(row)
         started = _now(network)
-        for _ in range(steps):
+        for _ in range(work.steps):
             drafts = [output.argmax for _, output in stepper.step(rows)]
         stepping += _now(network) - started
-        if canvas + 1 == canvases:
+        if canvas + 1 == work.canvases:
             break
         started = _now(network)
         for row, draft in zip(rows, drafts, strict=True):
             network.encode(draft, cache=row.cache)
             row.canvas += 1
         committing += _now(network) - started
-    commits = max(1, canvases - 1)
-    return _Pass(stepping + committing, stepping / canvases / steps, committing / commits)
+    commits = max(1, work.canvases - 1)
+    step = stepping / work.canvases / work.steps
+    return _Pass(stepping + committing, step, committing / commits)
 
 
 def _now(network: Network) -> float:
@@ -276,7 +247,3 @@ def _breakdown(network: Network, stepper: Stepper, rows: list[Row]) -> dict[str,
     ordered = sorted(spent.items(), key=lambda entry: -entry[1])
     rest = sum(ms for _, ms in ordered[_NAMED:])
     return dict([*ordered[:_NAMED], ("others", rest)])
-
-
-def device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Literal, get_args
 
-from gesso.bench.step import bench_step
+import torch
+
+from gesso.bench.step import Work, measure_step
+from gesso.bench.subject import Subject
 
 Varied = Literal["rows", "context", "steps"]
 
 
 def bench_sweep(
-    source: str,
+    subject: Subject,
+    work: Work,
     *,
     vary: Varied,
     values: Sequence[int],
+    threads: int | None = None,
     on_round: Callable[[int, int], None] = lambda done, total: None,
-    **options: Any,
 ) -> dict[str, Any]:
-    """A report that serialises to JSON: "points", a report of `bench_step` for each value.
+    """A report that serialises to JSON: "points", a report of `bench_step` for each value, of one
+    network.
 
     on_round(points done, points). ValueError for a name that cannot be varied, or no values.
     """
@@ -26,8 +32,12 @@ def bench_sweep(
         raise ValueError(f"vary: got {vary!r}; expected one of {', '.join(known)}")
     if not values:
         raise ValueError("values: got none; give one or more numbers")
+    works = [replace(work, **{vary: value}) for value in values]
+    if threads is not None:
+        torch.set_num_threads(threads)
+    network = subject.build()
     points = []
-    for value in values:
-        points.append(bench_step(source, **options | {vary: value}))
-        on_round(len(points), len(values))
+    for each in works:
+        points.append(measure_step(subject, network, each))
+        on_round(len(points), len(works))
     return {"bench": "sweep", "vary": vary, "points": points}

@@ -6,9 +6,12 @@ import argparse
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gesso.cli.options import Commands, add_kv_cache_dtype, add_threads
+
+if TYPE_CHECKING:
+    from gesso.bench import Subject
 
 _NETWORK = ("random", "quantize", "kv_cache_dtype", "device", "dtype")
 
@@ -100,7 +103,9 @@ def run(args: argparse.Namespace) -> int:
         report = _measure(args, lambda done, total: bar.step("rounds", done, total))
     text = json.dumps(report, ensure_ascii=False)
     if args.out is not None:
-        args.out.write_text(text + "\n", encoding="utf-8")
+        temporary = args.out.with_name(args.out.name + ".tmp")
+        temporary.write_text(text + "\n", encoding="utf-8")
+        temporary.replace(args.out)
         plot_report(report, args.out.with_suffix(".png"))
     if args.json:
         print(text)
@@ -114,6 +119,7 @@ def run(args: argparse.Namespace) -> int:
 def _measure(args: argparse.Namespace, on_round: Callable[[int, int], None]) -> dict[str, Any]:
     from gesso.bench import (
         PROTOCOLS,
+        Work,
         bench_generate,
         bench_prefill,
         bench_serve,
@@ -121,22 +127,29 @@ def _measure(args: argparse.Namespace, on_round: Callable[[int, int], None]) -> 
         bench_sweep,
     )
 
-    common: dict[str, Any] = dict(rounds=args.rounds, threads=args.threads, on_round=on_round)
-    if args.what == "serve":
-        return bench_serve(args.model, users=args.users, requests=args.requests, **common)
+    common: dict[str, Any] = dict(threads=args.threads, on_round=on_round)
     if args.what == "step":
         if (args.vary is None) != (args.over is None):
             raise ValueError("--vary and --over: got one of them; give both, or neither")
-        options = _picked(args, *_NETWORK, "rows", "context", "steps", "canvases")
-        options |= PROTOCOLS.get(args.protocol, {})
-        if args.vary is not None:
-            return bench_sweep(args.model, vary=args.vary, values=args.over, **options | common)
-        return bench_step(args.model, **options, **common)
+        amounts = _picked(args, "rows", "context", "steps", "canvases", "rounds")
+        work = Work(**amounts | PROTOCOLS.get(args.protocol, {}))
+        if args.vary is None:
+            return bench_step(_subject(args), work, **common)
+        return bench_sweep(_subject(args), work, vary=args.vary, values=args.over, **common)
+    common["rounds"] = args.rounds
     if args.what == "prefill":
-        return bench_prefill(args.model, **_picked(args, *_NETWORK, "tokens", "chunk"), **common)
+        return bench_prefill(_subject(args), **_picked(args, "tokens", "chunk"), **common)
+    if args.what == "serve":
+        return bench_serve(args.model, users=args.users, requests=args.requests, **common)
     return bench_generate(
         args.model, peer=args.peer, steps=args.steps, compile=args.compile, **common
     )
+
+
+def _subject(args: argparse.Namespace) -> Subject:
+    from gesso.bench import Subject
+
+    return Subject(source=args.model, **_picked(args, *_NETWORK))
 
 
 def _picked(args: argparse.Namespace, *names: str) -> dict[str, Any]:
