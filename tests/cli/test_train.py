@@ -149,6 +149,30 @@ def test_recipes_with_a_fault(run: Run, tmp_path: Path, text: str | None, said: 
     assert not (tmp_path / "out").exists()
 
 
+def test_another_function_of_the_file(run: Run, recipe: Path, tmp_path: Path) -> None:
+    with recipe.open("a") as file:
+        file.write("\n\ndef brief():\n    from dataclasses import replace\n")
+        file.write("    return replace(recipe(), steps=1)\n")
+    assert run("train", f"{recipe}:brief", "--out", tmp_path / "out").code == 0
+    assert json.loads((tmp_path / "out" / "log.jsonl").read_text())["step"] == 1
+    code, _, err = run("train", f"{recipe}:longer", "--out", tmp_path / "other")
+    assert code == 2
+    assert f"{recipe}: no function longer(); define one" in err
+
+
+def test_every_recipe_of_the_project_can_be_made() -> None:
+    from recipes import lora, sudoku4, sudoku9, sudoku_lora_26b, tiny
+
+    names = ("recipe", "refine", "unroll", "slip", "sampled", "skills", "solve", "mend", "bold")
+    made = [
+        getattr(module, name)()
+        for module in (lora, sudoku4, sudoku9, sudoku_lora_26b, tiny)
+        for name in (*names, "guess", "twin")
+        if hasattr(module, name)
+    ]
+    assert len(made) == 16
+
+
 def test_a_recipe_is_a_python_file(run: Run, tmp_path: Path) -> None:
     (tmp_path / "recipe.txt").write_text(RECIPE)
     code, _, err = run("train", tmp_path / "recipe.txt", "--out", tmp_path / "out")

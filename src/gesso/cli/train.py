@@ -40,9 +40,9 @@ def add(commands: Commands, *, parents: Sequence[argparse.ArgumentParser]) -> No
     )
     parser.add_argument(
         "recipe",
-        type=Path,
         metavar="RECIPE",
-        help="a Python file with a function recipe() that returns a TrainConfig",
+        help="a Python file with a function recipe() that returns a TrainConfig; FILE:NAME calls "
+        "another function of it",
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="the run's folder")
     parser.add_argument(
@@ -124,14 +124,17 @@ def _dry_run(config: TrainConfig, *, as_json: bool) -> int:
     return 0
 
 
-def load_recipe(path: Path) -> TrainConfig:
-    """What the file's function `recipe` returns.
+def load_recipe(recipe: str) -> TrainConfig:
+    """What the function `recipe` of a file returns, or with FILE:NAME the one of that name.
 
     The folder above the recipe's own is importable meanwhile: recipes import each other as
     `from recipes.x import y`. ValueError: no such file or function, or a fault in it.
     """
     from gesso.training.config import TrainConfig
 
+    file, _, name = recipe.rpartition(":")
+    # A drive's letter is no file, and what follows it no name.
+    path, name = (Path(file), name) if file and name.isidentifier() else (Path(recipe), "recipe")
     if not path.is_file():
         raise ValueError(f"{path}: no such file; a recipe is a file with a function recipe()")
     spec = importlib.util.spec_from_file_location(path.stem, path)
@@ -143,9 +146,9 @@ def load_recipe(path: Path) -> TrainConfig:
     sys.path.append(above)
     try:
         spec.loader.exec_module(module)
-        make = getattr(module, "recipe", None)
+        make = getattr(module, name, None)
         if not callable(make):
-            raise ValueError(f"{path}: no function recipe(); define one that returns a TrainConfig")
+            raise ValueError(f"{path}: no function {name}(); define one that returns a TrainConfig")
         config = make()
     except (ValueError, KeyboardInterrupt):
         raise
@@ -155,7 +158,7 @@ def load_recipe(path: Path) -> TrainConfig:
         sys.path.remove(above)
     if not isinstance(config, TrainConfig):
         got = type(config).__name__
-        raise ValueError(f"{path}: recipe() returns {got}; expected a TrainConfig")
+        raise ValueError(f"{path}: {name}() returns {got}; expected a TrainConfig")
     return config
 
 
@@ -214,7 +217,7 @@ def _deferred_signals() -> Iterator[list[int]]:
 
 
 def _say_how_to_resume(step: int, args: argparse.Namespace) -> None:
-    words = ["gesso", "train", str(args.recipe), "--out", str(args.out)]
+    words = ["gesso", "train", args.recipe, "--out", str(args.out)]
     words += [
         f"--{name}={value}"
         for name in ("steps", "seed", "threads", "data")
