@@ -5,9 +5,9 @@
     gesso train recipes/tiny.py:unroll --out runs/tiny-unrolled
     gesso train recipes/tiny.py:slip --out runs/tiny-slipped
     gesso train recipes/tiny.py:sampled --out runs/tiny-sampled
-    gesso train recipes/tiny.py:skills --out runs/tiny
 
-Six stages, each from the one before. docs/tiny.md says what each was worth.
+Five stages, each from the one before. docs/tiny.md says what each was worth, and why a sixth,
+`skills`, is not shipped.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ def sampled() -> TrainConfig:
 
 
 def skills() -> TrainConfig:
-    """The sixth stage: more skills beside extraction.
+    """A sixth stage, which cost more than it gave: more skills beside extraction.
 
     Almost half of the examples stay extractions; the others are 4x4 Sudoku and holes in Python
     functions, some of them without what follows the hole, so that the same weights can be asked to
