@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from gesso.files import replacing
+
 
 class _Panel(NamedTuple):
     about: str
@@ -51,9 +53,8 @@ def plot_report(report: Mapping[str, Any], path: Path) -> bool:
     axes.set_xticks(_column(rows, along), [f"{row[along]:,}" for row in rows])
     axes.minorticks_off()
     axes.set(xlabel=about)
-    temporary = path.with_suffix(".tmp.png")
-    figure.savefig(temporary, dpi=110)
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=110)
     return True
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gesso.cli.options import Commands, add_kv_cache_dtype, add_threads
+from gesso.files import replacing
 
 if TYPE_CHECKING:
     from gesso.bench import Subject
@@ -103,9 +104,8 @@ def run(args: argparse.Namespace) -> int:
         report = _measure(args, lambda done, total: bar.step("rounds", done, total))
     text = json.dumps(report, ensure_ascii=False)
     if args.out is not None:
-        temporary = args.out.with_name(args.out.name + ".tmp")
-        temporary.write_text(text + "\n", encoding="utf-8")
-        temporary.replace(args.out)
+        with replacing(args.out) as path:
+            path.write_text(text + "\n", encoding="utf-8")
         plot_report(report, args.out.with_suffix(".png"))
     if args.json:
         print(text)

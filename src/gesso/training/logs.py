@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from gesso.files import replacing
+
 
 def read_log(path: Path) -> list[dict[str, Any]]:
     """All whole lines; none when there is no file."""
@@ -22,9 +24,8 @@ def truncate_log(path: Path, steps: int) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     kept = [line for line in read_log(path) if line["step"] <= steps]
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
     return kept
 
 

@@ -6,6 +6,7 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
+from gesso.files import replacing
 from gesso.training.logs import read_log
 
 
@@ -27,9 +28,8 @@ def plot_run(folder: Path) -> None:
         panels[1].plot(*_curve(judged, "exact"), marker="o", markersize=3)
         panels[1].set(ylabel="exact answers", ylim=(-0.02, 1.02))
     panels[-1].set(xlabel="step")
-    temporary = folder / "progress.tmp.png"
-    figure.savefig(temporary, dpi=110)
-    temporary.replace(folder / "progress.png")
+    with replacing(folder / "progress.png") as path:
+        figure.savefig(path, dpi=110)
 
 
 def _curve(lines: list[dict[str, Any]], name: str) -> tuple[list[int], list[float]]:

@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from gesso.checkpoint import resolve, save_adapter, save_checkpoint
+from gesso.files import replacing
 from gesso.model.network import Network
 from gesso.processor import Processor
 from gesso.training.config import TrainConfig
@@ -140,9 +141,8 @@ class Trainer:
         state = self._weights.state() | {name: torch.tensor(n) for name, n in numbers.items()}
         if self.processes.first:
             self.folder.mkdir(parents=True, exist_ok=True)
-            temporary = self.folder / "state.safetensors.tmp"
-            save_file(state, temporary)
-            temporary.replace(self.folder / "state.safetensors")
+            with replacing(self.folder / "state.safetensors") as path:
+                save_file(state, path)
         self._ship()
         if self.processes.first:
             plot_run(self.folder)
