@@ -75,7 +75,7 @@ def solve() -> TrainConfig:
     rules = recipe()
     return replace(
         rules,
-        base=_checkpoint("sudoku9-rules"),
+        base=tiny.checkpoint_of("sudoku9-rules"),
         steps=2600,
         tasks={"sudoku9": 0.9, "sudoku9-easy": 0.1},
         optimizer=replace(rules.optimizer, final_lr_share=0.02),
@@ -93,7 +93,7 @@ def mend() -> TrainConfig:
     before = solve()
     return replace(
         before,
-        base=_checkpoint("sudoku9-solve"),
+        base=tiny.checkpoint_of("sudoku9-solve"),
         steps=700,  # the shipped weights went on from those after 600
         tasks={"sudoku9": 1.0},
         optimizer=replace(before.optimizer, lr=1e-3, warmup_steps=20),
@@ -120,7 +120,7 @@ def bold() -> TrainConfig:
     before = mend()
     return replace(
         before,
-        base=_checkpoint("sudoku9-mend"),
+        base=tiny.checkpoint_of("sudoku9-mend"),
         steps=850,
         optimizer=replace(before.optimizer, lr=1.2e-3, warmup_steps=30, ema_decay=0.998),
         objective=replace(
@@ -148,7 +148,7 @@ def guess() -> TrainConfig:
     before = bold()
     return replace(
         before,
-        base=_checkpoint("sudoku9-bold"),
+        base=tiny.checkpoint_of("sudoku9-bold"),
         steps=850,
         objective=replace(
             before.objective, unroll_bounds=(0.02, 4.0), unroll_temperatures=(1.0, 2.5)
@@ -166,15 +166,11 @@ def twin() -> TrainConfig:
     last = guess()
     return replace(
         last,
-        base=_checkpoint("sudoku9-guess"),
+        base=tiny.checkpoint_of("sudoku9-guess"),
         steps=450,
         objective=ObjectiveConfig(causal_prompt=False, draws=0),
         seed=5,
     )
-
-
-def _checkpoint(run: str) -> Path:
-    return Path("runs") / run / "checkpoint"
 
 
 def model_config() -> ModelConfig:

@@ -71,7 +71,7 @@ def refine() -> TrainConfig:
     return replace(
         recipe(),
         model=None,
-        base=_checkpoint("tiny-first"),
+        base=checkpoint_of("tiny-first"),
         steps=1900,
         objective=ObjectiveConfig(ramp=0.5, draws=2, causal_prompt=False),
         optimizer=OptimizerConfig(lr=1e-3, warmup_steps=50, final_lr_share=0.02, ema_decay=0.995),
@@ -89,7 +89,7 @@ def unroll() -> TrainConfig:
     before = refine()
     return replace(
         before,
-        base=_checkpoint("tiny-refined"),
+        base=checkpoint_of("tiny-refined"),
         steps=3300,
         objective=replace(before.objective, self_conditioning=0.75, unroll=0.67),
         optimizer=OptimizerConfig(lr=1.2e-3, warmup_steps=50, final_lr_share=0.02, ema_decay=0.998),
@@ -107,7 +107,7 @@ def slip() -> TrainConfig:
     before = unroll()
     return replace(
         before,
-        base=_checkpoint("tiny-unrolled"),
+        base=checkpoint_of("tiny-unrolled"),
         steps=2700,
         objective=replace(before.objective, slip=0.3),
         optimizer=OptimizerConfig(
@@ -128,7 +128,7 @@ def sampled() -> TrainConfig:
     before = slip()
     return replace(
         before,
-        base=_checkpoint("tiny-slipped"),
+        base=checkpoint_of("tiny-slipped"),
         steps=2000,
         objective=replace(
             before.objective,
@@ -153,7 +153,7 @@ def skills() -> TrainConfig:
     before = sampled()
     return replace(
         before,
-        base=_checkpoint("tiny-sampled"),
+        base=checkpoint_of("tiny-sampled"),
         steps=960,
         tasks={"extract": 0.45, "infill": 0.2, "infill-prefix": 0.05, "sudoku4": 0.3},
         objective=replace(
@@ -166,7 +166,8 @@ def skills() -> TrainConfig:
     )
 
 
-def _checkpoint(run: str) -> Path:
+def checkpoint_of(run: str) -> Path:
+    """Where the stage before this one left it."""
     return Path("runs") / run / "checkpoint"
 
 

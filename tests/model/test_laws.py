@@ -42,23 +42,23 @@ def left_padded(*lengths: int) -> tuple[Tensor, Tensor, Tensor]:
     return tokens(len(lengths), width) * mask, mask, (mask.cumsum(1) - 1).clamp(min=0)
 
 
-def close(a: Tensor, b: Tensor) -> None:
+def assert_close(a: Tensor, b: Tensor) -> None:
     torch.testing.assert_close(a, b, rtol=0, atol=TOLERANCE)
 
 
-def same_mask(a: Tensor | None, b: Tensor | None) -> None:
+def assert_same_mask(a: Tensor | None, b: Tensor | None) -> None:
     if a is None or b is None:
         assert a is b
     else:
         assert torch.equal(a, b)
 
 
-def same_cache(a: KVCache, b: KVCache) -> None:
+def assert_same_cache(a: KVCache, b: KVCache) -> None:
     assert a.length == b.length
-    same_mask(a.mask, b.mask)
+    assert_same_mask(a.mask, b.mask)
     for index in range(a.config.num_layers):
         for mine, yours in zip(a.layer(index), b.layer(index), strict=True):
-            close(mine, yours)
+            assert_close(mine, yours)
 
 
 @pytest.mark.parametrize("cuts", [[1], [3], [WINDOW], [WINDOW - 1, 1, 1], [2, 9, 3], [1] * 16])
@@ -67,8 +67,8 @@ def test_chunks_equal_one_pass(network: Network, cuts: list[int]) -> None:
     whole, parts = network.new_cache(batch_size=2), network.new_cache(batch_size=2)
     hidden = network.encode(ids, cache=whole)
     chunks = ids.split([*cuts, 17 - sum(cuts)], dim=1)
-    close(torch.cat([network.encode(chunk, cache=parts) for chunk in chunks], 1), hidden)
-    same_cache(whole, parts)
+    assert_close(torch.cat([network.encode(chunk, cache=parts) for chunk in chunks], 1), hidden)
+    assert_same_cache(whole, parts)
 
 
 def test_chunks_of_a_padded_batch(network: Network) -> None:
@@ -79,9 +79,9 @@ def test_chunks_of_a_padded_batch(network: Network) -> None:
         network.encode(ids[:, cut], cache=parts, mask=mask[:, cut])
         for cut in (slice(6), slice(6, 13))
     ]
-    close(torch.cat(pieces, 1)[mask], hidden[mask])
+    assert_close(torch.cat(pieces, 1)[mask], hidden[mask])
     canvas = tokens(2, CANVAS)
-    close(network.denoise(canvas, cache=parts), network.denoise(canvas, cache=whole))
+    assert_close(network.denoise(canvas, cache=parts), network.denoise(canvas, cache=whole))
 
 
 @pytest.mark.parametrize("length", [1, WINDOW - 1, WINDOW, 14])
@@ -91,7 +91,7 @@ def test_commit_equals_prefill(network: Network, length: int) -> None:
     # What a canvas pass computed leaves no trace in what is committed.
     network.denoise(canvas, cache=committed, soft=a_soft(network, 2))
     network.encode(canvas, cache=committed)
-    same_cache(committed, encoded(network, torch.cat((prompt, canvas), 1)))
+    assert_same_cache(committed, encoded(network, torch.cat((prompt, canvas), 1)))
 
 
 def test_sliding_layers_keep_a_window_less_one(network: Network) -> None:
@@ -150,7 +150,7 @@ def test_denoise_only_reads(network: Network, lengths: tuple[int, ...]) -> None:
     for index, pair in enumerate(before):
         assert all(map(torch.equal, pair, cache.layer(index)))
     assert cache.length == ids.shape[1]
-    same_mask(old_mask, cache.mask)
+    assert_same_mask(old_mask, cache.mask)
     assert torch.equal(network.denoise(tokens(2, CANVAS), cache=cache), first)
 
 
@@ -179,7 +179,7 @@ def test_nothing_is_read_before_it_is_written(
     request.getfixturevalue("poisoned_memory")
     for poisoned, plain in zip(everything(network), clean, strict=True):
         assert poisoned.isfinite().all()
-        close(poisoned, plain)
+        assert_close(poisoned, plain)
 
 
 @pytest.mark.parametrize("length", [3, 14])
@@ -190,8 +190,8 @@ def test_a_row_does_not_depend_on_its_batch_mates(network: Network, length: int)
     for row in range(3):
         part = slice(row, row + 1)
         alone = encoded(network, ids[part])
-        same_cache(together.select(torch.tensor([row])), alone)
-        close(logits[part], network.denoise(canvas[part], cache=alone, soft=soft[part]))
+        assert_same_cache(together.select(torch.tensor([row])), alone)
+        assert_close(logits[part], network.denoise(canvas[part], cache=alone, soft=soft[part]))
 
 
 def test_select(network: Network) -> None:
@@ -200,11 +200,13 @@ def test_select(network: Network) -> None:
     chosen = cache.select(rows)
     assert chosen.batch_size == 3
     canvas = tokens(3, CANVAS)
-    close(network.denoise(canvas[rows], cache=chosen), network.denoise(canvas, cache=cache)[rows])
+    assert_close(
+        network.denoise(canvas[rows], cache=chosen), network.denoise(canvas, cache=cache)[rows]
+    )
     # What is appended to the chosen rows does not reach the first cache.
     network.encode(canvas, cache=chosen)
     assert (chosen.length, cache.length) == (12 + CANVAS, 12)
-    same_cache(cache, encoded(network, ids, mask=mask))
+    assert_same_cache(cache, encoded(network, ids, mask=mask))
 
 
 @pytest.mark.parametrize("own_positions", [True, False])
@@ -230,10 +232,10 @@ def test_padding_does_not_show(
     next_logits = network.denoise(canvas, cache=cache, **later)
     for row, length in enumerate(lengths):
         part, alone = slice(row, row + 1), network.new_cache(batch_size=1)
-        close(hidden[part, -length:], network.encode(ids[part, -length:], cache=alone))
-        close(logits[part], network.denoise(canvas[part], cache=alone, soft=soft[part]))
+        assert_close(hidden[part, -length:], network.encode(ids[part, -length:], cache=alone))
+        assert_close(logits[part], network.denoise(canvas[part], cache=alone, soft=soft[part]))
         network.encode(canvas[part], cache=alone)
-        close(next_logits[part], network.denoise(canvas[part], cache=alone))
+        assert_close(next_logits[part], network.denoise(canvas[part], cache=alone))
 
 
 @pytest.mark.parametrize("starts", [(1, 3), (WINDOW - 1, WINDOW), (14, 9), (20, 20)], ids=str)
@@ -253,7 +255,7 @@ def test_a_canvas_from_the_middle_sees_what_came_before(
     for row, start in enumerate(starts):
         part = slice(row, row + 1)
         cache = encoded(network, ids[part, :start])
-        close(logits[part], network.denoise(canvas[part], cache=cache, soft=soft[part]))
+        assert_close(logits[part], network.denoise(canvas[part], cache=cache, soft=soft[part]))
 
 
 def test_starts_in_a_padded_batch(network: Network) -> None:
@@ -266,7 +268,7 @@ def test_starts_in_a_padded_batch(network: Network) -> None:
         positions=start + torch.arange(CANVAS)[None],
     )
     cache = encoded(network, ids[:, :start], mask=mask[:, :start])
-    close(logits, network.denoise(canvas, cache=cache))
+    assert_close(logits, network.denoise(canvas, cache=cache))
 
 
 def test_encoding_is_causal(network: Network) -> None:
@@ -274,7 +276,7 @@ def test_encoding_is_causal(network: Network) -> None:
     changed = ids.clone()
     changed[0, 7] += 1
     a, b = (network.encode(x, cache=network.new_cache(batch_size=1)) for x in (ids, changed))
-    close(a[:, :7], b[:, :7])
+    assert_close(a[:, :7], b[:, :7])
     assert (a[:, 7:] - b[:, 7:]).abs().amax(-1).min() > 10 * TOLERANCE
 
 

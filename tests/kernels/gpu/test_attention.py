@@ -1,3 +1,5 @@
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -47,7 +49,7 @@ class Canvas:
         self.mask = F.pad(seen, (0, canvas), value=True)[:, None, None]
         self.outside = ~seen[:, None, :, None].expand_as(self.keys)
 
-    def expected(self, function, dtype: torch.dtype) -> Tensor:  # type: ignore[no-untyped-def]
+    def expected(self, function: Callable[..., Tensor], dtype: torch.dtype) -> Tensor:
         keys = torch.cat((self.keys, self.canvas_keys), 2).to(dtype)
         values = torch.cat((self.values, self.canvas_values), 2).to(dtype)
         return function(self.query.to(dtype), keys, values, mask=self.mask)
