@@ -62,7 +62,7 @@ class KVCache:
     def layer(self, index: int) -> LayerColumns:
         """(keys, values) of a layer, each (B, K, kept, D), in the dtype that they came in.
         ValueError while nothing is encoded."""
-        return self._widen(self.stored(index))
+        return self._widen(self.stored(index), self._read_as)
 
     def stored(self, index: int) -> LayerColumns:
         """`layer` as it is kept."""
@@ -140,10 +140,10 @@ class KVCache:
         most = torch.finfo(self._dtype).max
         return columns.clamp(-most, most).to(self._dtype)
 
-    def _widen(self, kept: LayerColumns) -> LayerColumns:
-        if self._read_as is None:
+    def _widen(self, kept: LayerColumns, dtype: torch.dtype | None) -> LayerColumns:
+        if self._dtype is None or dtype is None:
             return kept
-        return kept[0].to(self._read_as), kept[1].to(self._read_as)
+        return kept[0].to(dtype), kept[1].to(dtype)
 
 
 def cache_bytes(config: TextConfig, columns: int, dtype: torch.dtype) -> int:
@@ -190,6 +190,7 @@ class CacheWriter:
         self.columns = columns
         self._old = list(cache._layers)
         self._new: list[LayerColumns | None] = [None] * cache.config.num_layers
+        self._read_as: torch.dtype | None = None
         self._mask = _join_masks(cache, columns, mask)
 
     @property
@@ -203,17 +204,16 @@ class CacheWriter:
         It writes nothing, and gives the same after `close`: a layer may be computed again for its
         gradient.
         """
-        cache, kept = self.cache, self._old[index]
-        if cache._dtype is not None:
-            cache._read_as = keys.dtype
-            keys, values = cache._widen((cache._narrow(keys), cache._narrow(values)))
+        cache, kept, dtype = self.cache, self._old[index], keys.dtype
+        keys, values = cache._widen((cache._narrow(keys), cache._narrow(values)), dtype)
         if kept is None:
             return keys, values
-        old_keys, old_values = cache._widen(kept)
+        old_keys, old_values = cache._widen(kept, dtype)
         return torch.cat((old_keys, keys), 2), torch.cat((old_values, values), 2)
 
     def keep(self, index: int, keys: Tensor, values: Tensor) -> None:
         """What `join` gave a layer is to be its cache."""
+        self._read_as = keys.dtype
         self._new[index] = self.cache._narrow(keys), self.cache._narrow(values)
 
     def close(self) -> None:
@@ -232,6 +232,7 @@ class CacheWriter:
             # ones tell strides apart even where there is one head, which contiguous() does not.
             keys, values = (t.contiguous().flatten().view(t.shape) for t in pair)
             cache._layers[index] = keys, values
+        cache._read_as = self._read_as
         cache.length += self.columns
         cache.mask = self._mask
 
