@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from gesso.kernels.gpu.attention import _canvas_kernel, _combine_kernel, _span_kernel
+from gesso.kernels.gpu.canvas_attention import _canvas_kernel
+from gesso.kernels.gpu.online_softmax import _combine_kernel
+from gesso.kernels.gpu.span_attention import _span_kernel
 
 _WIDE = {"out": "*fp32", "best_out": "*fp32", "total_out": "*fp32"}
 _STRIDES = dict.fromkeys(("stride_qb", "stride_qh", "stride_qn", "stride_b", "stride_k"), "i32")

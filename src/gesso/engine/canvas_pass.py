@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gesso.engine.slots import Slots
-from gesso.kernels.gpu.attention import canvas_attention
+from gesso.kernels.gpu.canvas_attention import canvas_attention
 from gesso.kernels.gpu.experts import experts
 from gesso.kernels.gpu.geglu import geglu
 from gesso.kernels.gpu.linear import linear

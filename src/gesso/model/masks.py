@@ -27,7 +27,7 @@ def causal_look(
     """Attention of new columns as `causal_mask` says, for queries like this one: on a GPU without
     a mask in memory, which would grow with the prompt."""
     if padding is None and choice.runs_kernels(query):
-        from gesso.kernels.gpu.attention import causal_spans, span_attention
+        from gesso.kernels.gpu.span_attention import causal_spans, span_attention
 
         first = torch.zeros(len(query), dtype=torch.int64, device=query.device)
         spans = causal_spans(first, first + kept, columns=columns, window=window, blocks=blocks)

@@ -6,7 +6,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gesso.kernels.attention import attention, attention_reference
-from gesso.kernels.gpu.attention import canvas_attention, causal_spans, span_attention
+from gesso.kernels.gpu.canvas_attention import canvas_attention
+from gesso.kernels.gpu.span_attention import causal_spans, span_attention
 from gesso.model.masks import causal_mask
 
 NAN = float("nan")
