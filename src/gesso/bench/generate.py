@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -91,21 +91,8 @@ def bench_generate(
     length = first._model.network.config.canvas_length
     prompts = _prompts(first._model)
     work = {"steps": steps, "new_tokens": canvases * length}
-    seconds: dict[Contender, list[float]] = {contender: [] for contender in contenders}
+    seconds = _in_turns(contenders, prompts, work, rounds, notes, on_round)
     tokens = len(prompts) * canvases * length
-    for done in range(rounds + 1):
-        for contender in list(seconds):
-            try:
-                taken = _time(contender, prompts, **work)
-            except Exception as error:  # a peer's failure is a finding, not the end of the run
-                if isinstance(contender, Gesso):
-                    raise
-                notes.append(f"{contender.name} {contender.dtype} failed: {_first_line(error)}")
-                del seconds[contender]
-                continue
-            if done:
-                seconds[contender].append(taken)
-        on_round(done, rounds)
     forwards = len(prompts) * canvases * steps
     rows = [_row(contender, times, tokens, forwards) for contender, times in seconds.items()]
     return {
@@ -128,6 +115,32 @@ def _dtypes(notes: list[str]) -> list[str]:
         return ["float32", "bfloat16"]
     notes.append("bfloat16 left out: this CPU has no products for it, and takes far longer")
     return ["float32"]
+
+
+def _in_turns(
+    contenders: Sequence[Contender],
+    prompts: Sequence[list[int]],
+    work: Mapping[str, int],
+    rounds: int,
+    notes: list[str],
+    on_round: Callable[[int, int], None],
+) -> dict[Contender, list[float]]:
+    """Each contender's seconds, round by round; a peer that fails is noted, and left out."""
+    seconds: dict[Contender, list[float]] = {contender: [] for contender in contenders}
+    for done in range(rounds + 1):
+        for contender in list(seconds):
+            try:
+                taken = _time(contender, prompts, **work)
+            except Exception as error:  # a peer's failure is a finding, not the end of the run
+                if isinstance(contender, Gesso):
+                    raise
+                notes.append(f"{contender.name} {contender.dtype} failed: {_first_line(error)}")
+                del seconds[contender]
+                continue
+            if done:
+                seconds[contender].append(taken)
+        on_round(done, rounds)
+    return seconds
 
 
 def _time(contender: Contender, prompts: Sequence[list[int]], **work: int) -> float:
