@@ -71,6 +71,11 @@ class KVCache:
             raise ValueError("the cache is empty; encode a prompt first")
         return kept
 
+    @property
+    def is_wide(self) -> bool:
+        """Whether columns are kept as they come in."""
+        return self._dtype is None
+
     def kept(self, index: int) -> int:
         """How many columns a layer holds."""
         kept = self._layers[index]
@@ -228,9 +233,8 @@ class CacheWriter:
                     pair[0].narrow(2, pair[0].shape[2] - keep, keep).clone(),
                     pair[1].narrow(2, pair[1].shape[2] - keep, keep).clone(),
                 )
-            # One memory layout, whatever the pass made: every step of a canvas reads it. Compiled
-            # ones tell strides apart even where there is one head, which contiguous() does not.
-            keys, values = (t.contiguous().flatten().view(t.shape) for t in pair)
+            # One memory layout, whatever the pass made: every step of a canvas reads it.
+            keys, values = (t.contiguous() for t in pair)
             cache._layers[index] = keys, values
         cache._read_as = self._read_as
         cache.length += self.columns

@@ -46,18 +46,14 @@ def test_report(run: Run, calls: list[dict[str, Any]], tmp_path: Path) -> None:
     code, out, err = run("bench", "generate", "--model", "m", *words, "--json", "--out", file)
     assert (code, err) == (0, "")
     assert json.loads(out) == json.loads(file.read_text()) == REPORT
-    assert calls == [
-        dict(source="m", peer="transformers", steps=4, rounds=2, threads=1, compile=False)
-    ]
+    assert calls == [dict(source="m", peer="transformers", steps=4, rounds=2, threads=1)]
 
 
 def test_table(run: Run, calls: list[dict[str, Any]]) -> None:
     code, out, err = run("bench", "generate")
     assert (code, err) == (0, "")
     assert out.splitlines()[1].split() == ["gesso", "float32", "2.0", "1.0", "to", "2.0", "3.00"]
-    assert calls == [
-        dict(source="tiny", peer=None, steps=16, rounds=5, threads=None, compile=False)
-    ]
+    assert calls == [dict(source="tiny", peer=None, steps=16, rounds=5, threads=None)]
 
 
 def test_serve(run: Run, checkpoint: Path) -> None:

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from gesso.diffusion.draws import SeededDraws
-from gesso.diffusion.loop import Policy, StepOutput, denoise_canvas
-from gesso.diffusion.sampler import EntropyBound
+from gesso.diffusion.loop import Policy, Reading, StepOutput, denoise_canvas
+from gesso.diffusion.sampler import EntropyBound, believe
 from gesso.diffusion.schedule import LinearTemperature
 from gesso.diffusion.stopping import NeverEarly, StableAndConfident
 
@@ -38,8 +38,11 @@ class Fake:
         return logits
 
     def soft_embed(self, logits: Tensor) -> Tensor:
-        self.tempered = logits
         return logits.softmax(-1)
+
+    def read(self, tokens: Tensor, soft: Tensor | None, temperature: float | Tensor) -> Reading:
+        logits = self(tokens, soft) / temperature
+        return Reading(believe(logits), self.soft_embed(logits))
 
     def select(self, rows: Tensor) -> "Fake":
         return Fake(self.sure[rows].tolist(), calls=self.calls, at=self.at[rows])

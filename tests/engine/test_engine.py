@@ -11,8 +11,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gesso.engine import Engine
+from gesso.generation.denoiser import NetworkDenoiser
 from gesso.generation.events import End
 from gesso.generation.model import DiffusionGemma
+from gesso.model.compiled import CompiledPasses
+from tests.compiler import needs_compiler
 from tests.engine.schedules import L, Plan, alone, plans, together
 
 
@@ -43,8 +46,14 @@ def test_every_request_gets_what_it_gets_alone(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(plans=st.lists(plans, min_size=1, max_size=4), chunk=st.sampled_from([3, 64]))
-def test_with_keys_and_values_in_fp8(dg: DiffusionGemma, plans: list[Plan], chunk: int) -> None:
-    dg.network.kv_cache_dtype = torch.float8_e4m3fn
+@pytest.mark.parametrize(
+    "way", ["keys and values in FP8", pytest.param("compiled passes", marks=needs_compiler)]
+)
+def test_other_ways(dg: DiffusionGemma, way: str, plans: list[Plan], chunk: int) -> None:
+    if way == "compiled passes":
+        dg.network.compiled = CompiledPasses(dg.network)
+    else:
+        dg.network.kv_cache_dtype = torch.float8_e4m3fn
     engine = Engine(dg, max_rows=3, chunk=chunk)
     for found, plan in zip(together(engine, plans), plans, strict=True):
         assert found == alone(dg, plan)
@@ -175,14 +184,14 @@ def test_a_time_budget_is_filled_with_as_many_steps_as_fit(
     clock = [0.0]
     monkeypatch.setattr("time.perf_counter", lambda: clock[0])
     heats = []
-    read = dg.reader
+    read = NetworkDenoiser.read
 
-    def slow(denoiser: Any, tokens: Any, soft: Any, temperature: torch.Tensor) -> Any:
+    def slow(self: Any, tokens: Any, soft: Any, temperature: torch.Tensor) -> Any:
         clock[0] += 1.0
         heats.append(float(temperature[0, 0, 0]))
-        return read(denoiser, tokens, soft, temperature)
+        return read(self, tokens, soft, temperature)
 
-    dg.reader = slow
+    monkeypatch.setattr(NetworkDenoiser, "read", slow)
     engine = Engine(dg)
     keys = dict(raw=True, ignore_stop_tokens=True, adaptive_stop=False, max_denoising_steps=20)
     engine.submit("<bos>a", max_new_tokens=1, **keys)

@@ -30,7 +30,7 @@ def test_bad_amounts(amount: int | str) -> None:
 
 
 def test_too_little(dg: DiffusionGemma) -> None:
-    steps = JoinedSteps(dg.network, dg.reader)
+    steps = JoinedSteps(dg.network)
     with pytest.raises(ValueError, match="give more, fewer rows, or quantize"):
         plan_memory(dg.network, steps, rows=1, chunk=8, limit="1KB")
 

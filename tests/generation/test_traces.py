@@ -17,16 +17,20 @@ from gesso.checkpoint import load_network, read_generation_config
 from gesso.generation.events import Commit, Draft, End
 from gesso.generation.loop import generate_events
 from gesso.generation.request import Parameters, make_request
+from gesso.model.compiled import CompiledPasses
 from gesso.processor import Processor
+from tests.compiler import needs_compiler
 
 FOLDER = Path(__file__).parent.parent / "fixtures" / "reference"
 TINY = Path(str(resources.files("gesso") / "assets" / "tiny"))
 CASES = ("gen1", "gen2", "gen2_conf", "gen2_maxsteps", "gen2_eos")
 
 
-@pytest.fixture(scope="module")
-def network():
-    return load_network(FOLDER, dtype=torch.float32).eval()
+@pytest.fixture(scope="module", params=[None, pytest.param(CompiledPasses, marks=needs_compiler)])
+def network(request):
+    network = load_network(FOLDER, dtype=torch.float32).eval()
+    network.compiled = request.param and request.param(network)
+    return network
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gesso.diffusion.draws import invert_cumulative
-from gesso.diffusion.loop import CanvasState, Policy, read, step
+from gesso.diffusion.loop import CanvasState, Policy, step
 from gesso.diffusion.noise import corrupt, slip
 from gesso.diffusion.sampler import EntropyBound
 from gesso.diffusion.schedule import LinearTemperature
@@ -517,7 +517,7 @@ def test_unrolled_canvases_are_those_of_the_generation_loop(
         for _ in range((1, 2, 4)[row]):
             draws = RecordedDraws(noise, row)
             denoiser = NetworkDenoiser(network, cache, (cache.length + torch.arange(L))[None])
-            state, _ = step(state, denoiser, draws, policy, canvas=0, reader=read)
+            state, _ = step(state, denoiser, draws, policy, canvas=0)
         assert torch.equal(canvases[one], state.tokens)
         torch.testing.assert_close(softs[one], state.soft, rtol=0, atol=1e-9)
 

@@ -29,9 +29,6 @@ def add(commands: Commands, *, parents: Sequence[argparse.ArgumentParser]) -> No
     generate = _add(kinds, parents, "generate", "one user: wall tokens per second, and a peer's")
     generate.add_argument("--peer", choices=("transformers",), help="whom to measure beside")
     generate.add_argument("--steps", type=int, default=16, metavar="N", help="of a canvas (16)")
-    generate.add_argument(
-        "--compile", action="store_true", help="gesso's compiled steps too; a minute more"
-    )
     serve = _add(kinds, parents, "serve", "many users of one engine: throughput and latency")
     serve.add_argument(
         "--users", type=int, nargs="+", default=[1, 2, 4, 8, 16], metavar="N",
@@ -141,9 +138,7 @@ def _measure(args: argparse.Namespace, on_round: Callable[[int, int], None]) -> 
         return bench_prefill(_subject(args), **_picked(args, "tokens", "chunk"), **common)
     if args.what == "serve":
         return bench_serve(args.model, users=args.users, requests=args.requests, **common)
-    return bench_generate(
-        args.model, peer=args.peer, steps=args.steps, compile=args.compile, **common
-    )
+    return bench_generate(args.model, peer=args.peer, steps=args.steps, **common)
 
 
 def _subject(args: argparse.Namespace) -> Subject:

@@ -1,7 +1,7 @@
 """The inner loop: one canvas from noise to text. It knows a denoiser, never the network.
 
     canvas <- noise
-    for each step: logits <- denoise(canvas, soft); sample; accept; renoise the rest; stop?
+    for each step: read(canvas, soft); sample; accept; renoise the rest; stop?
 
 Rows that are finished leave: the denoiser never sees them again.
 """
@@ -16,25 +16,9 @@ import torch
 from torch import Tensor
 
 from gesso.diffusion.draws import Draws
-from gesso.diffusion.sampler import Acceptance, Belief, believe
+from gesso.diffusion.sampler import Acceptance, Belief
 from gesso.diffusion.schedule import TemperatureSchedule
 from gesso.diffusion.stopping import Stopping
-
-
-class Denoiser(Protocol):
-    """The network as the loop sees it, bound to what the canvas may read."""
-
-    def __call__(self, canvas: Tensor, soft: Tensor | None) -> Tensor:
-        """canvas (B, L) int64, soft (B, L, M) or None -> logits (B, L, V) float32."""
-        ...
-
-    def soft_embed(self, logits: Tensor) -> Tensor:
-        """Tempered logits (B, L, V) -> soft embedding (B, L, M)."""
-        ...
-
-    def select(self, rows: Tensor) -> Denoiser:
-        """The same for some rows of the batch."""
-        ...
 
 
 class Reading(NamedTuple):
@@ -45,23 +29,17 @@ class Reading(NamedTuple):
     soft: Tensor
 
 
-class Reader(Protocol):
-    def __call__(
-        self, denoiser: Denoiser, tokens: Tensor, soft: Tensor | None, temperature: float | Tensor
-    ) -> Reading:
-        """As `read`, which is the definition."""
+class Denoiser(Protocol):
+    """The network as the loop sees it, bound to what the canvas may read."""
+
+    def read(self, tokens: Tensor, soft: Tensor | None, temperature: float | Tensor) -> Reading:
+        """The costly part of a step. tokens (b, L) int64, soft (b, L, M) or None; the temperature,
+        one or (b, 1, 1), divides the logits."""
         ...
 
-
-def read(
-    denoiser: Denoiser, tokens: Tensor, soft: Tensor | None, temperature: float | Tensor
-) -> Reading:
-    """The costly part of a step, and the one that a faster engine replaces whole.
-
-    tokens (b, L), soft (b, L, M) or None; the temperature, one or (b, 1, 1), divides the logits.
-    """
-    logits = denoiser(tokens, soft) / temperature  # (b, L, V)
-    return Reading(believe(logits), denoiser.soft_embed(logits))
+    def select(self, rows: Tensor) -> Denoiser:
+        """The same for some rows of the batch."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,16 +93,15 @@ def denoise_canvas(
     *,
     canvas: int,
     interrupt: Callable[[Tensor], Tensor] | None = None,
-    reader: Reader = read,
 ) -> Iterator[StepOutput]:
     """Refine the batch's canvases number `canvas`, yielding after every step.
 
     Ends when every row is finished. interrupt: asked after each step which of the rows (b,) to
-    finish as they stand, (b,) bool. reader: what stands in for `read`.
+    finish as they stand, (b,) bool.
     """
     state = begin(draws, policy, canvas=canvas)
     while len(state.rows):
-        state, output = step(state, denoiser, draws, policy, canvas=canvas, reader=reader)
+        state, output = step(state, denoiser, draws, policy, canvas=canvas)
         if interrupt is not None:
             output = output._replace(finished=output.finished | interrupt(output.rows))
         yield output
@@ -152,11 +129,10 @@ def step(
     policy: Policy,
     *,
     canvas: int,
-    reader: Reader,
 ) -> tuple[CanvasState, StepOutput]:
     """One denoising step: a look at the canvas, and what follows from it."""
     temperature = policy.temperature(state.step, policy.steps)
-    reading = reader(denoiser, state.tokens, state.soft, temperature)
+    reading = denoiser.read(state.tokens, state.soft, temperature)
     return advance(state, reading, draws, policy, canvas=canvas)
 
 

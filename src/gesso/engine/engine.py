@@ -52,7 +52,7 @@ class Engine:
             if value < 1:
                 raise ValueError(f"{name}: got {value}; expected at least 1")
         self.model = model
-        self._stepper = stepper or make_stepper(model.network, max_rows, model.reader)
+        self._stepper = stepper or make_stepper(model.network, max_rows)
         self.memory = plan_memory(
             model.network, self._stepper, rows=max_rows, chunk=chunk, limit=max_memory
         )

@@ -58,7 +58,7 @@ def plan_memory(
     activations = max(rows * config.canvas_length, chunk) * wide * 4 * _ACTIVATIONS
     plan = MemoryPlan(
         limit=_device_bytes(network.device) if limit is None else parse_bytes(limit),
-        weights=stored_bytes(network),
+        weights=stored_bytes(network) + (network.compiled.bytes if network.compiled else 0),
         step=stepper.workspace(rows=rows, chunk=chunk) + activations,
     )
     least = network.cache_bytes(config.canvas_length)

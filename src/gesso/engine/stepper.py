@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 
 from gesso.cache import stack
-from gesso.diffusion.loop import CanvasState, Reader, Reading, StepOutput, advance, begin, read
+from gesso.diffusion.loop import CanvasState, Reading, StepOutput, advance, begin
 from gesso.diffusion.sampler import Belief
 from gesso.engine.row import Row
 from gesso.generation.denoiser import NetworkDenoiser
@@ -52,9 +52,8 @@ class Stepper(Protocol):
 
 
 class JoinedSteps:
-    def __init__(self, network: Network, reader: Reader) -> None:
+    def __init__(self, network: Network) -> None:
         self._network = network
-        self._reader = reader
         self._states: dict[int, CanvasState] = {}
         self._bound: dict[tuple[tuple[int, int], ...], NetworkDenoiser] = {}
 
@@ -86,9 +85,11 @@ class JoinedSteps:
 
     def held(self, columns: Sequence[int]) -> int:
         # One alone is not copied; of several, the shortest in a group is padded by so much.
-        if len(columns) == 1:
-            return 0
-        return _SPREAD * sum(map(self._network.cache_bytes, columns))
+        network, own = self._network, sum(map(self._network.cache_bytes, columns))
+        joined = 0 if len(columns) == 1 else _SPREAD * own
+        # Compiled passes pack what they read, in float32.
+        packed = (joined or own) * 4 // network.dtype.itemsize if network.compiled else 0
+        return joined + packed
 
     def _read(self, rows: Sequence[Row]) -> Reading:
         denoiser = self._denoiser(rows)
@@ -104,7 +105,7 @@ class JoinedSteps:
             for row, state in zip(rows, states, strict=True)
         ]
         temperature = torch.tensor(heat, device=tokens.device)[:, None, None]
-        return self._reader(denoiser, tokens, soft, temperature)
+        return denoiser.read(tokens, soft, temperature)
 
     def _denoiser(self, rows: Sequence[Row]) -> NetworkDenoiser:
         """Bound to these rows' columns, which stay as they are until one of them goes on."""
@@ -150,10 +151,10 @@ def _alike(rows: Sequence[Row]) -> list[list[Row]]:
     return groups
 
 
-def make_stepper(network: Network, rows: int, reader: Reader = read) -> Stepper:
+def make_stepper(network: Network, rows: int) -> Stepper:
     """For so many rows at most: by kernels on a GPU, elsewhere by the readable network."""
     if network.device.type != "cuda":
-        return JoinedSteps(network, reader)
+        return JoinedSteps(network)
     from gesso.engine.device import DeviceSteps  # triton is imported where it is of use
 
     return DeviceSteps(network, rows=rows)

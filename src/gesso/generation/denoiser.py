@@ -2,29 +2,38 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import torch
 from torch import Tensor
 
 from gesso.cache import KVCache
+from gesso.diffusion.loop import Reading
+from gesso.diffusion.sampler import Belief, believe
+from gesso.model.compiled import PackedColumns
 from gesso.model.network import Network
 
 
 class NetworkDenoiser:
     def __init__(self, network: Network, cache: KVCache, positions: Tensor) -> None:
         """positions (B, L): where each row's canvas stands."""
-        self.network = network
+        self._network = network
         self._cache = cache
         self._positions = positions
 
-    def __call__(self, canvas: Tensor, soft: Tensor | None) -> Tensor:
-        return self.network.denoise(canvas, cache=self._cache, soft=soft, positions=self._positions)
-
-    def soft_embed(self, logits: Tensor) -> Tensor:
-        return self.network.soft_embed(logits)
+    def read(self, tokens: Tensor, soft: Tensor | None, temperature: float | Tensor) -> Reading:
+        network = self._network
+        if network.compiled is not None:
+            heat = torch.as_tensor(temperature).flatten().expand(len(tokens))
+            *belief, soft = network.compiled.look(tokens, self._packed, soft, heat)
+            return Reading(Belief(*belief), soft)
+        logits = network.denoise(tokens, cache=self._cache, soft=soft, positions=self._positions)
+        logits = logits / temperature  # (b, L, V)
+        return Reading(believe(logits), network.soft_embed(logits))
 
     def no_soft_embedding(self) -> Tensor:
         """Zeros (B, L, M): what the network takes None for."""
-        network = self.network
+        network = self._network
         return torch.zeros(
             *self._positions.shape,
             network.config.text.hidden_size,
@@ -32,11 +41,10 @@ class NetworkDenoiser:
             device=network.device,
         )
 
-    def mark_lengths(self) -> None:
-        """Tell the compiler that the cache's columns vary in number from call to call."""
-        for index in range(self.network.config.text.num_layers):
-            for tensor in self._cache.stored(index):
-                torch._dynamo.maybe_mark_dynamic(tensor, 2)
-
     def select(self, rows: Tensor) -> NetworkDenoiser:
-        return NetworkDenoiser(self.network, self._cache.select(rows), self._positions[rows])
+        return NetworkDenoiser(self._network, self._cache.select(rows), self._positions[rows])
+
+    @cached_property
+    def _packed(self) -> PackedColumns:
+        """The columns stay as they are while this lives."""
+        return PackedColumns(self._network, self._cache, self._positions, canvas=True)

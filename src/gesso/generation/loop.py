@@ -17,7 +17,7 @@ from torch import Tensor
 
 from gesso.cache import KVCache, stack
 from gesso.diffusion.draws import Draws, SeededDraws
-from gesso.diffusion.loop import Reader, StepOutput, denoise_canvas, read
+from gesso.diffusion.loop import StepOutput, denoise_canvas
 from gesso.generation.answer import Answer
 from gesso.generation.denoiser import NetworkDenoiser
 from gesso.generation.events import CanvasEvent, Draft
@@ -33,13 +33,11 @@ def generate_events(
     requests: Sequence[Request],
     *,
     draws: Draws | None = None,
-    reader: Reader = read,
 ) -> Iterator[CanvasEvent]:
     """Answer a batch of requests that share one policy and one length of canvas, yielding events as
     they happen.
 
-    draws: where randomness comes from; by default each row's own seed. reader: how a canvas is
-    looked at; another one gives the same, faster.
+    draws: where randomness comes from; by default each row's own seed.
     """
     started = time.perf_counter()
     policy = requests[0].policy
@@ -64,9 +62,7 @@ def generate_events(
             return torch.tensor([answers[i].interrupted() for i in rows.tolist()], device=device)
 
         denoiser = NetworkDenoiser(network, cache, positions)
-        for output in denoise_canvas(
-            denoiser, draws, policy, canvas=canvas, interrupt=interrupt, reader=reader
-        ):
+        for output in denoise_canvas(denoiser, draws, policy, canvas=canvas, interrupt=interrupt):
             blocks[output.rows] = output.argmax
             yield from step_events(output, answers, canvas=canvas)
         going = [i for i, answer in enumerate(answers) if answer.finish_reason is None]

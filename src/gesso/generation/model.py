@@ -12,13 +12,13 @@ import torch
 from gesso.cache import parse_kv_cache_dtype
 from gesso.checkpoint import load_network, merge_adapter, read_generation_config, resolve
 from gesso.config import GenerationConfig
-from gesso.diffusion.loop import Reader, read
 from gesso.environment import pick_device
 from gesso.generation.autoregressive import generate_autoregressive
-from gesso.generation.compiled import compiled_reader
 from gesso.generation.events import CanvasEvent, End, Result
 from gesso.generation.loop import generate_events
 from gesso.generation.request import Parameters, Request, make_request
+from gesso.kernels.cpu.library import library
+from gesso.model.compiled import CompiledPasses
 from gesso.model.network import Network
 from gesso.model.quantize import SCHEMES, is_quantized, quantize_network
 from gesso.processor import Processor
@@ -35,13 +35,10 @@ class DiffusionGemma:
         network: Network,
         processor: Processor,
         generation: GenerationConfig,
-        *,
-        reader: Reader = read,
     ) -> None:
         self.network = network
         self.processor = processor
         self.generation = generation
-        self.reader = reader
 
     def generate(
         self,
@@ -131,7 +128,7 @@ class DiffusionGemma:
         return _result(self._events([request]))
 
     def _events(self, requests: Sequence[Request]) -> Iterator[CanvasEvent]:
-        return generate_events(self.network, self.processor, requests, reader=self.reader)
+        return generate_events(self.network, self.processor, requests)
 
     def request(
         self,
@@ -184,8 +181,9 @@ def load(
     format, merged into the weights. quantize: "fp8", "nvfp4" or "int4": keep the experts in that
     format and the other linear maps in FP8; for memory, no faster yet. A checkpoint that is in few
     bits on disk (docs/quantization.md) takes neither. kv_cache_dtype: "fp8" keeps keys and values
-    in half of bfloat16's memory. compile: spend half a minute now, and half the time on every
-    canvas after that; on a CPU with a C++ compiler. ValueError names what is wrong.
+    in half of bfloat16's memory. compile: run passes in C++, which a C++ compiler
+    builds in some seconds, once for a machine; on a CPU; in float32, with a copy of the weights for
+    it. ValueError names what is wrong.
     """
     folder = resolve(source, revision=revision)
     place = pick_device(device)
@@ -193,6 +191,8 @@ def load(
         raise ValueError(
             f"compile: only for the CPU so far, and the device is {place}; leave it out"
         )
+    if compile:
+        library()  # now, not when the weights are there: it may be missing
     if quantize is not None and quantize not in SCHEMES:
         raise ValueError(f"quantize: got {quantize!r}; expected one of {', '.join(SCHEMES)}")
     kept = parse_kv_cache_dtype(kv_cache_dtype)
@@ -205,12 +205,9 @@ def load(
     if quantize is not None:
         quantize_network(network, SCHEMES[quantize])
     processor, generation = Processor.load(folder), read_generation_config(folder)
-    if not compile:
-        return DiffusionGemma(network.eval(), processor, generation)
-    model = DiffusionGemma(network.eval(), processor, generation, reader=compiled_reader(network))
-    # The first step compiles, and the second shows that it holds: now, not in the first request.
-    model.generate_ids([0] * 8, max_new_tokens=1, max_denoising_steps=2, adaptive_stop=False)
-    return model
+    if compile:
+        network.compiled = CompiledPasses(network)
+    return DiffusionGemma(network.eval(), processor, generation)
 
 
 def _refuse_change(source: str | Path, **given: str | Path | None) -> None:

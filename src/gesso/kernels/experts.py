@@ -60,10 +60,8 @@ def experts(
         y = _padded(rows, expert, counts, gate_up, down, change)
     elif torch.is_grad_enabled() or x.device.type != "cpu":
         y = _grouped(rows, counts, gate_up, down, change)
-    elif change is None:
-        y = _filled_up(rows, expert, counts, gate_up, down)
     else:
-        y = _fill_up(rows, expert, counts, gate_up, down, change)
+        y = _filled_up(rows, expert, counts, gate_up, down, change)
     return combine(y, order, weight)
 
 
@@ -129,13 +127,13 @@ def _grouped(
     return _mlp(rows, product, gate_up, down, change)  # (T * k, M)
 
 
-def _fill_up(
+def _filled_up(
     rows: Tensor,
     expert: Tensor,
     counts: Tensor,
     gate_up: Tensor,
     down: Tensor,
-    change: LowRank | None = None,
+    change: LowRank | None,
 ) -> Tensor:
     sizes = (counts + _GROUP_ROWS - 1) // _GROUP_ROWS * _GROUP_ROWS  # (E,)
     moved = (sizes.cumsum(0) - sizes) - (counts.cumsum(0) - counts)
@@ -144,20 +142,6 @@ def _fill_up(
     most = len(rows) + len(counts) * (_GROUP_ROWS - 1)
     spread = rows.new_zeros(most, rows.shape[1]).index_copy_(0, slot, rows)
     return _grouped(spread, sizes, gate_up, down, change)[slot]  # (T * k, M)
-
-
-@torch.library.custom_op("gesso::experts", mutates_args=())
-def _filled_up(
-    rows: Tensor, expert: Tensor, counts: Tensor, gate_up: Tensor, down: Tensor
-) -> Tensor:
-    """`_fill_up` as one node of a compiled graph: torch's own shape function for the product
-    refuses float32."""
-    return _fill_up(rows, expert, counts, gate_up, down)
-
-
-@_filled_up.register_fake
-def _(rows: Tensor, expert: Tensor, counts: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
-    return rows.new_empty(len(rows), down.shape[1])
 
 
 def _mlp(

@@ -19,6 +19,7 @@ from gesso.kernels.attention import attention
 from gesso.kernels.precision import at_least_float32
 from gesso.kernels.rope import Rotation, inverse_frequencies, rotation
 from gesso.model.attention import Attend, Attended
+from gesso.model.compiled import CompiledPasses
 from gesso.model.layer import Layer
 from gesso.model.masks import Look, causal_look, image_blocks
 from gesso.model.norm import RMSNorm
@@ -35,6 +36,8 @@ class Network(nn.Module):
         self.checkpoint_activations = False
         # What caches keep keys and values in; None: the dtype of the weights.
         self.kv_cache_dtype: torch.dtype | None = None
+        # What runs passes without gradients in the modules' place.
+        self.compiled: CompiledPasses | None = None
         self.embed = nn.Embedding(text.vocab_size, text.hidden_size)
         self.layers = nn.ModuleList(Layer(text, i) for i in range(text.num_layers))
         self.norm = RMSNorm(text.hidden_size, eps=text.rms_norm_eps)
@@ -78,6 +81,9 @@ class Network(nn.Module):
         columns = ids.shape[1]
         if positions is None:
             positions = self._columns(cache, columns)
+        plain = mask is None and images is None and cache.is_wide
+        if self.compiled is not None and plain and not torch.is_grad_enabled():
+            return self.compiled.encode(ids, cache=cache, positions=positions)
         x, is_image = self._embed_prompt(ids, images)
         writer = CacheWriter(cache, columns=columns, mask=mask)
         blocks = None if is_image is None else image_blocks(is_image)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from gesso.cache import KVCache
 from gesso.diffusion.draws import SeededDraws
-from gesso.diffusion.loop import CanvasState, Policy, read, step
+from gesso.diffusion.loop import CanvasState, Policy, step
 from gesso.diffusion.rng import Stream, random_bits, split_seeds, to_uniform
 from gesso.diffusion.sampler import EntropyBound
 from gesso.diffusion.schedule import LinearTemperature
@@ -299,7 +299,7 @@ def test_whole_steps_are_the_loops(
     for at in range(steps):
         temperature = policy.temperature(at, steps)
         entropy, accepted, soft = kernels.step(ours, soft, temperature)
-        theirs, output = step(theirs, denoiser, draws, policy, canvas=3, reader=read)
+        theirs, output = step(theirs, denoiser, draws, policy, canvas=3)
         # As much as two paths through the network's product and softmax may differ in float32.
         torch.testing.assert_close(entropy, output.entropy, rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(soft, theirs.soft, rtol=1e-5, atol=1e-5)

@@ -1,0 +1,147 @@
+"""network_pass.cpp as a library: built once for this machine, and what it takes, in ctypes.
+
+The structures repeat those of the C++ file, field by field.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import shlex
+import shutil
+import subprocess
+import tempfile
+from ctypes import POINTER, Structure, c_float, c_int64, c_void_p
+from functools import cache
+from pathlib import Path
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from gesso.files import replacing
+
+_SOURCE = Path(__file__).with_name("network_pass.cpp")
+_COMPILERS = ("c++", "g++", "clang++")
+_FLAGS = (
+    "-std=c++17", "-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-fno-trapping-math",
+    "-ffp-contract=fast", "-shared", "-fPIC",
+)  # fmt: skip
+
+
+class Matrix(Structure):
+    """A packed matrix: `panels` (outputs / PANEL, depth, PANEL)."""
+
+    _fields_ = (("panels", c_void_p), ("depth", c_int64), ("outputs", c_int64))
+
+
+class LayerWeights(Structure):
+    _fields_ = (
+        *((name, c_int64) for name in ("heads", "kv_heads", "head_dim", "full")),
+        *(
+            (name, c_void_p)
+            for name in (
+                "attention_norm", "post_attention_norm", "mlp_norm", "post_mlp_norm", "moe_norm",
+                "post_moe_norm", "post_norm", "q_norm", "k_norm",
+            )
+        ),
+        *((name, Matrix) for name in ("qkv", "o", "gate", "up", "down")),
+        *((name, c_void_p) for name in ("router_scale", "expert_scale")),
+        *((name, Matrix) for name in ("router", "expert_gate", "expert_up", "expert_down")),
+        ("scalar", c_float * 2),
+    )  # fmt: skip
+
+
+class NetworkWeights(Structure):
+    _fields_ = (
+        *((name, c_int64) for name in ("layers", "hidden", "vocabulary", "experts", "chosen")),
+        *((name, c_float) for name in ("eps", "embed_scale", "softcap")),
+        ("layer", POINTER(LayerWeights)),
+        *((name, c_void_p) for name in ("embed", "final_norm", "soft_norm")),
+        *((name, Matrix) for name in ("soft_gate", "soft_up", "soft_down", "head", "embedding")),
+    )
+
+
+class LayerColumns(Structure):
+    _fields_ = (
+        *((name, c_void_p) for name in ("keys", "values", "bias")),
+        ("cached", c_int64),
+    )
+
+
+class Work(Structure):
+    _fields_ = (
+        *((name, c_int64) for name in ("rows", "length", "threads", "window")),
+        ("tokens", c_void_p),
+        *((name, c_void_p * 2) for name in ("cos", "sin")),
+        ("columns", POINTER(LayerColumns)),
+        *((name, c_void_p) for name in ("soft", "temperature")),
+        *((name, c_void_p) for name in ("probabilities", "entropy", "argmax", "soft_out")),
+        ("hidden", c_void_p),
+    )
+
+
+def pack(weight: Tensor) -> Tensor:
+    """(..., N, depth) of any dtype -> float32 panels (..., panels, depth, PANEL), N filled up."""
+    panel = library().gesso_panel()
+    filled = F.pad(weight.detach().float(), (0, 0, 0, -weight.shape[-2] % panel))
+    return filled.unflatten(-2, (-1, panel)).transpose(-1, -2).contiguous()
+
+
+@cache
+def library() -> ctypes.CDLL:
+    """`build`, loaded."""
+    return ctypes.CDLL(str(build()))
+
+
+def build() -> Path:
+    """The library's file: some seconds on first use, then kept in the user's cache folder.
+
+    ValueError: there is no C++ compiler, or it fails.
+    """
+    compiler = _compiler()
+    # Which compiler it is, and what -march=native stands for here.
+    macros = subprocess.run(
+        [*compiler, "-march=native", "-dM", "-E", "-x", "c++", os.devnull],
+        capture_output=True,
+        check=False,
+    ).stdout
+    key = hashlib.sha256(_SOURCE.read_bytes() + macros + " ".join(_FLAGS).encode()).hexdigest()
+    built = _folder() / f"network_pass-{key[:16]}.so"
+    if built.exists():
+        return built
+    with replacing(built) as temporary:
+        done = subprocess.run(
+            [*compiler, *_FLAGS, str(_SOURCE), "-o", str(temporary)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            said = (done.stderr.strip().splitlines() or ["no message"])[0]
+            raise ValueError(f"compile: {shlex.join(compiler)} failed ({said}); leave it out")
+    return built
+
+
+def _compiler() -> list[str]:
+    named = os.environ.get("CXX")
+    for name in [named] if named else _COMPILERS:
+        words = shlex.split(name)
+        if words and shutil.which(words[0]):
+            return words
+    raise ValueError(
+        "compile: no C++ compiler was found; install one (g++, clang), or leave compile out"
+    )
+
+
+def _folder() -> Path:
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    for place in (cache, tempfile.gettempdir()):
+        folder = Path(place) / "gesso"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError:
+            continue
+        if os.access(folder, os.W_OK):
+            return folder
+    raise ValueError("compile: no folder to keep the built library in; set XDG_CACHE_HOME")

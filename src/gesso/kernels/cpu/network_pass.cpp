@@ -1,0 +1,689 @@
+// A pass of the whole network in one call, float32 throughout. Over canvases: embedding,
+// self-conditioning, all layers, head, softmax, entropy, argmax, and the soft embedding for the next
+// step. Over new columns of a prompt: embedding, all layers with causal attention, last norm.
+//
+// A small network on a CPU spends its time between matrix products: here threads meet at barriers,
+// and what follows a product is done while the result is in registers.
+// Every element of a product is one sum in one order, whatever the other rows are and however many
+// threads there are, so that a row's bits depend on that row alone.
+//
+//   T tokens = B rows * L places, M hidden, H query heads, K key-value heads, D head
+//   dimension, S cached columns, E experts, V vocabulary
+//
+// Matrices come packed (library.py): panels of PANEL outputs, each (depth, PANEL), outputs filled up
+// with zeros. Work buffers have rows of a multiple of PANEL floats.
+
+#include <omp.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <thread>  // yield
+#include <vector>
+
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int LANES = 16, TILE = 12;
+#elif defined(__AVX__)
+constexpr int LANES = 8, TILE = 6;
+#else
+constexpr int LANES = 4, TILE = 6;
+#endif
+constexpr int PANEL = 2 * LANES;
+// Rows that share a task: their activations stay in the core's own cache.
+constexpr int64_t BLOCK = 96;
+
+typedef float Vector __attribute__((vector_size(LANES * 4)));
+typedef float Loose __attribute__((vector_size(LANES * 4), aligned(4)));
+
+inline Vector load(const float* p) { return *reinterpret_cast<const Loose*>(p); }
+inline void store(float* p, Vector v) { *reinterpret_cast<Loose*>(p) = v; }
+inline int64_t up(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
+
+// ---------------------------------------------------------------- threads
+
+// Threads that do the same series of stages. A stage is a number of tasks, taken one by one, and
+// ends when all are done.
+class Team {
+ public:
+  explicit Team(int size) : size_(size) {}
+
+  template <class Task>
+  void each(int64_t count, Task task) {
+    for (int64_t i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < count;) task(i);
+    meet();
+  }
+
+  // On OpenMP's threads, which torch uses too: threads of two pools would wait for each other's
+  // cores. There may be fewer than were asked for.
+  template <class Work>
+  void run(Work work) {
+#pragma omp parallel num_threads(size_)
+    {
+#pragma omp single
+      size_ = omp_get_num_threads();
+      work();
+    }
+  }
+
+ private:
+  void meet() {
+    const int64_t round = round_.load(std::memory_order_acquire);
+    if (here_.fetch_add(1, std::memory_order_acq_rel) + 1 == size_) {
+      here_.store(0, std::memory_order_relaxed);
+      next_.store(0, std::memory_order_relaxed);
+      round_.store(round + 1, std::memory_order_release);
+      return;
+    }
+    for (int spins = 0; round_.load(std::memory_order_acquire) == round; ++spins)
+      if (spins > 4000) std::this_thread::yield();
+  }
+
+  int size_;
+  alignas(64) std::atomic<int64_t> next_{0};
+  alignas(64) std::atomic<int> here_{0};
+  alignas(64) std::atomic<int64_t> round_{0};
+};
+
+// ---------------------------------------------------------------- elementary functions
+
+// e^x to about 1e-7, as loops that the compiler makes vectors of; 0 below -87.
+inline float exponential(float x) {
+  const float inside = std::min(std::max(x, -87.0f), 88.0f);
+  const float shifted = inside * 1.44269504f + 12582912.0f;  // rounds to a whole number
+  const float n = shifted - 12582912.0f;
+  const float r = inside - n * 0.693359375f + n * 2.12194440e-4f;
+  float p = 1.9875691500e-4f;
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * r * r + r + 1.0f;
+  int32_t bits;
+  std::memcpy(&bits, &p, 4);
+  bits += static_cast<int32_t>(n) << 23;
+  float y;
+  std::memcpy(&y, &bits, 4);
+  return x < -87.0f ? 0.0f : y;
+}
+
+// Odd rational approximation, to about 1e-7 of the value.
+inline float hyperbolic_tangent(float x) {
+  const float z = std::min(std::max(x, -9.0f), 9.0f), s = z * z;
+  float p = -2.76076847742355e-16f;
+  p = p * s + 2.00018790482477e-13f;
+  p = p * s - 8.60467152213735e-11f;
+  p = p * s + 5.12229709037114e-08f;
+  p = p * s + 1.48572235717979e-05f;
+  p = p * s + 6.37261928875436e-04f;
+  p = p * s + 4.89352455891786e-03f;
+  float q = 1.19825839466702e-06f;
+  q = q * s + 1.18534705686654e-04f;
+  q = q * s + 2.26843463243900e-03f;
+  q = q * s + 4.89352518554385e-03f;
+  return z * p / q;
+}
+
+inline float gelu(float x) {
+  return x / (1.0f + exponential(-x * (1.59576912f + 0.07135481f * x * x)));
+}
+
+// y = w * x / rms(x); without w where it is null.
+void norm(const float* x, const float* weight, float* y, int64_t size, float eps) {
+  float squares = 0;
+#pragma omp simd reduction(+ : squares)
+  for (int64_t i = 0; i < size; ++i) squares += x[i] * x[i];
+  const float inverse = 1.0f / std::sqrt(squares / size + eps);
+  if (weight == nullptr) {
+#pragma omp simd
+    for (int64_t i = 0; i < size; ++i) y[i] = x[i] * inverse;
+  } else {
+#pragma omp simd
+    for (int64_t i = 0; i < size; ++i) y[i] = x[i] * inverse * weight[i];
+  }
+}
+
+// ---------------------------------------------------------------- products
+
+// ROWS rows times one panel whose lines are `stride` apart.
+template <int ROWS>
+inline void tile(const float* const* a, const float* b, int64_t stride, int64_t depth,
+                 Vector (&out)[TILE][2]) {
+  Vector sum[ROWS][2] = {};
+  const float* row[ROWS];
+  for (int r = 0; r < ROWS; ++r) row[r] = a[r];
+  for (int64_t k = 0; k < depth; ++k, b += stride) {
+    const Vector low = load(b), high = load(b + LANES);
+#pragma GCC unroll 16
+    for (int r = 0; r < ROWS; ++r) {
+      sum[r][0] += row[r][k] * low;
+      sum[r][1] += row[r][k] * high;
+    }
+  }
+  for (int r = 0; r < ROWS; ++r) out[r][0] = sum[r][0], out[r][1] = sum[r][1];
+}
+
+template <int ROWS = TILE>
+inline void some_rows(int64_t rows, const float* const* a, const float* b, int64_t stride,
+                      int64_t depth, Vector (&out)[TILE][2]) {
+  if (rows >= ROWS) return tile<ROWS>(a, b, stride, depth, out);
+  if constexpr (ROWS > 1) some_rows<ROWS - 1>(rows, a, b, stride, depth, out);
+}
+
+// use(row, low half, high half) of each row's product with one panel.
+template <class Use>
+void product(int64_t rows, const float* const* a, const float* b, int64_t stride, int64_t depth,
+             Use use) {
+  Vector out[TILE][2];
+  for (int64_t r = 0; r < rows; r += TILE) {
+    const int64_t count = std::min<int64_t>(TILE, rows - r);
+    some_rows(count, a + r, b, stride, depth, out);
+    for (int64_t i = 0; i < count; ++i) use(r + i, out[i][0], out[i][1]);
+  }
+}
+
+struct Matrix {
+  const float* panels;
+  int64_t depth, outputs;  // outputs a multiple of PANEL
+
+  const float* panel(int64_t i) const { return panels + i * depth * PANEL; }
+  int64_t count() const { return outputs / PANEL; }
+};
+
+// Rows of a buffer, and where each begins.
+struct Rows {
+  std::vector<float> data;
+  std::vector<const float*> at;
+  int64_t stride = 0;
+
+  void shape(int64_t rows, int64_t width) {
+    stride = up(width, PANEL);
+    data.resize(rows * stride);
+    at.resize(rows);
+    for (int64_t i = 0; i < rows; ++i) at[i] = &data[i * stride];
+  }
+  float* operator[](int64_t row) { return &data[row * stride]; }
+};
+
+// A stage's share of x @ matrix: tasks are (block of rows, panel).
+struct Tasks {
+  int64_t rows, panels;
+  int64_t count() const { return (rows + BLOCK - 1) / BLOCK * panels; }
+  int64_t first(int64_t i) const { return i / panels * BLOCK; }
+  int64_t size(int64_t i) const { return std::min(BLOCK, rows - first(i)); }
+  int64_t panel(int64_t i) const { return i % panels; }
+};
+
+void multiply(Team& team, Rows& x, const Matrix& matrix, Rows& y) {
+  const Tasks tasks{static_cast<int64_t>(x.at.size()), matrix.count()};
+  team.each(tasks.count(), [&](int64_t i) {
+    const int64_t first = tasks.first(i), panel = tasks.panel(i);
+    product(tasks.size(i), &x.at[first], matrix.panel(panel), PANEL, matrix.depth,
+            [&](int64_t row, Vector low, Vector high) {
+              float* out = y[first + row] + panel * PANEL;
+              store(out, low), store(out + LANES, high);
+            });
+  });
+}
+
+// y = gelu(x @ gate) * (x @ up), for one panel.
+template <class Out>
+void gated(int64_t rows, const float* const* x, const Matrix& gate, const Matrix& up, int64_t panel,
+           Out out) {
+  Vector left[TILE][2], right[TILE][2];
+  for (int64_t r = 0; r < rows; r += TILE) {
+    const int64_t count = std::min<int64_t>(TILE, rows - r);
+    some_rows(count, x + r, gate.panel(panel), PANEL, gate.depth, left);
+    some_rows(count, x + r, up.panel(panel), PANEL, up.depth, right);
+    for (int64_t i = 0; i < count; ++i) {
+      float g[PANEL], u[PANEL], *y = out(r + i) + panel * PANEL;
+      store(g, left[i][0]), store(g + LANES, left[i][1]);
+      store(u, right[i][0]), store(u + LANES, right[i][1]);
+#pragma omp simd
+      for (int j = 0; j < PANEL; ++j) y[j] = gelu(g[j]) * u[j];
+    }
+  }
+}
+
+}  // namespace
+
+// ---------------------------------------------------------------- what Python hands over
+
+extern "C" {
+
+struct LayerWeights {
+  int64_t heads, kv_heads, head_dim, full;
+  const float *attention_norm, *post_attention_norm, *mlp_norm, *post_mlp_norm, *moe_norm,
+      *post_moe_norm, *post_norm, *q_norm, *k_norm;
+  Matrix qkv, o, gate, up, down;
+  const float *router_scale, *expert_scale;
+  Matrix router, expert_gate, expert_up, expert_down;  // of the first expert; the others follow
+  float scalar[2];  // of canvases, of causal passes
+};
+
+struct NetworkWeights {
+  int64_t layers, hidden, vocabulary, experts, chosen;
+  float eps, embed_scale, softcap;
+  const LayerWeights* layer;
+  const float *embed, *final_norm, *soft_norm;
+  Matrix soft_gate, soft_up, soft_down, head, embedding;
+};
+
+// A layer's columns, cached and new: keys in panels of columns (B, K, panels, D, PANEL), values
+// (B, K, panels * PANEL, D rounded up), and what is added to every score (B, panels * PANEL).
+struct LayerColumns {
+  float *keys, *values;
+  const float* bias;
+  int64_t cached;
+};
+
+struct Work {
+  int64_t rows, length, threads;
+  int64_t window;                // of a causal pass, on sliding layers; 0 for canvases
+  const int64_t* tokens;         // (B, L)
+  const float *cos[2], *sin[2];  // (B, L, D/2) of sliding and of full layers
+  const LayerColumns* columns;   // a layer each
+  // Canvases alone: soft embeddings (B, L, M) or null, temperatures (B).
+  const float *soft, *temperature;
+  // What comes out. Canvases: (B, L, V), (B, L), (B, L), (B, L, M).
+  float *probabilities, *entropy;
+  int64_t* argmax;
+  float* soft_out;
+  float* hidden;  // causal passes: (B, L, M)
+};
+
+}  // extern "C"
+
+// ---------------------------------------------------------------- the pass
+
+namespace {
+
+class Pass {
+ public:
+  Pass(const NetworkWeights& network, const Work& work)
+      : n_(network), work_(work), causal_(work.window > 0),
+        team_(static_cast<int>(work.threads)), tokens_(work.rows * work.length) {
+    int64_t heads = 0, qkv = 0, inner = std::max(n_.soft_gate.outputs, int64_t(PANEL));
+    for (int64_t i = 0; i < n_.layers; ++i) {
+      const LayerWeights& w = n_.layer[i];
+      heads = std::max(heads, w.heads * w.head_dim);
+      qkv = std::max(qkv, w.qkv.outputs);
+      inner = std::max(inner, w.gate.outputs);
+    }
+    const int64_t pairs = tokens_ * n_.chosen, width = n_.hidden;
+    x_.shape(tokens_, width);
+    in_.shape(tokens_, width);
+    sparse_in_.shape(tokens_, width);
+    out_.shape(tokens_, width);
+    qkv_.shape(tokens_, qkv);
+    attended_.shape(tokens_, heads);
+    inner_.shape(tokens_, inner);
+    expert_inner_.shape(pairs, n_.layer[0].expert_gate.outputs);
+    expert_out_.shape(pairs, width);
+    expert_.resize(pairs);
+    place_.resize(pairs);
+    weight_.resize(pairs);
+    start_.resize(n_.experts + 1);
+    expert_x_.resize(pairs);
+  }
+
+  void run() {
+    team_.run([this] {
+      causal_ ? embed() : condition();
+      for (int64_t i = 0; i < n_.layers; ++i) {
+        attention(n_.layer[i], work_.columns[i]);
+        feed_forward(n_.layer[i], i + 1 < n_.layers ? n_.layer[i + 1].attention_norm : n_.final_norm);
+      }
+      causal_ ? hand_over() : read();
+    });
+  }
+
+ private:
+  // Stages run on every thread of the team; nothing but what tasks write is shared.
+  template <class Row>
+  void each_token(Row row) {
+    constexpr int64_t some = 4;
+    team_.each((tokens_ + some - 1) / some, [&](int64_t i) {
+      for (int64_t t = i * some; t < std::min(tokens_, (i + 1) * some); ++t) row(t);
+    });
+  }
+
+  void embed() {
+    const int64_t m = n_.hidden;
+    each_token([&](int64_t t) {
+      float* x = x_[t];
+      const float* token = n_.embed + work_.tokens[t] * m;
+#pragma omp simd
+      for (int64_t j = 0; j < m; ++j) x[j] = token[j] * n_.embed_scale;
+      norm(x, n_.layer[0].attention_norm, in_[t], m, n_.eps);
+    });
+  }
+
+  void hand_over() {
+    each_token([&](int64_t t) { std::copy_n(in_[t], n_.hidden, work_.hidden + t * n_.hidden); });
+  }
+
+  // Embedding and self-conditioning of canvases.
+  void condition() {
+    const int64_t m = n_.hidden;
+    if (work_.soft != nullptr) {
+      each_token([&](int64_t t) { norm(work_.soft + t * m, n_.soft_norm, in_[t], m, n_.eps); });
+      const Tasks tasks{tokens_, n_.soft_gate.count()};
+      team_.each(tasks.count(), [&](int64_t i) {
+        const int64_t first = tasks.first(i);
+        gated(tasks.size(i), &in_.at[first], n_.soft_gate, n_.soft_up, tasks.panel(i),
+              [&](int64_t row) { return inner_[first + row]; });
+      });
+      multiply(team_, inner_, n_.soft_down, out_);
+    }
+    each_token([&](int64_t t) {
+      float* x = x_[t];
+      const float *token = n_.embed + work_.tokens[t] * m, *soft = out_[t];
+      const float share = work_.soft != nullptr ? 1.0f : 0.0f;
+#pragma omp simd
+      for (int64_t j = 0; j < m; ++j) x[j] = token[j] * n_.embed_scale + share * soft[j];
+      norm(x, nullptr, x, m, n_.eps);
+      norm(x, n_.layer[0].attention_norm, in_[t], m, n_.eps);
+    });
+  }
+
+  void attention(const LayerWeights& w, const LayerColumns& c) {
+    multiply(team_, in_, w.qkv, qkv_);
+    const int64_t d = w.head_dim, wide = up(d, PANEL), length = work_.length;
+    const int64_t columns = up(c.cached + length, PANEL);
+    each_token([&](int64_t t) { turn_heads(w, c, t, columns, wide); });
+    // A task is a head and some of a row's queries, which are rows of `qkv_`.
+    constexpr int64_t queries = 8 * TILE;
+    const int64_t parts = (length + queries - 1) / queries;
+    team_.each(work_.rows * w.heads * parts, [&](int64_t i) {
+      const int64_t part = i % parts, head = i / parts % w.heads, b = i / parts / w.heads;
+      const int64_t pair = b * w.kv_heads + head / (w.heads / w.kv_heads);
+      const float* keys = c.keys + pair * columns * d;
+      const float* values = c.values + pair * columns * wide;
+      thread_local std::vector<float> scores;
+      scores.resize(TILE * columns);
+      const float *query[TILE], *row[TILE];
+      Vector out[TILE][2];
+      const int64_t end = std::min(length, (part + 1) * queries);
+      for (int64_t q = part * queries; q < end; q += TILE) {
+        const int64_t count = std::min<int64_t>(TILE, end - q);
+        for (int64_t r = 0; r < count; ++r) query[r] = qkv_[b * length + q + r] + head * d;
+        // The panels that any of these queries looks at.
+        const Span first = span(w, c, q), last = span(w, c, q + count - 1);
+        const int64_t from = first.from / PANEL * PANEL, to = up(last.to, PANEL);
+        for (int64_t r = 0; r < count; ++r) row[r] = &scores[r * columns + from];
+        for (int64_t p = from; p < to; p += PANEL) {
+          some_rows(count, query, keys + p * d, PANEL, d, out);
+          for (int64_t r = 0; r < count; ++r) {
+            store(&scores[r * columns + p], out[r][0]);
+            store(&scores[r * columns + p + LANES], out[r][1]);
+          }
+        }
+        for (int64_t r = 0; r < count; ++r) {
+          float* line = &scores[r * columns];
+          const Span seen = span(w, c, q + r);
+          const float none = -std::numeric_limits<float>::infinity();
+          std::fill(line + from, line + seen.from, none);
+          std::fill(line + std::min(seen.to, to), line + to, none);
+          weigh(line + from, c.bias + b * columns + from, to - from);
+        }
+        // Column by column, as the values are added too: columns of weight 0 then change nothing,
+        // wherever they stand, and neither padding nor chunks can be told from the sum.
+        float sum[TILE] = {};
+        for (int64_t j = 0; j < to - from; ++j)
+          for (int64_t r = 0; r < count; ++r) sum[r] += row[r][j];
+        for (int64_t p = 0; p < wide / PANEL; ++p) {
+          some_rows(count, row, values + from * wide + p * PANEL, wide, to - from, out);
+          for (int64_t r = 0; r < count; ++r) {
+            float* y = attended_[b * length + q + r] + head * d + p * PANEL;
+            if (d % PANEL == 0) {
+              store(y, out[r][0] / sum[r]), store(y + LANES, out[r][1] / sum[r]);
+              continue;
+            }
+            float whole[PANEL];
+            store(whole, out[r][0] / sum[r]), store(whole + LANES, out[r][1] / sum[r]);
+            std::copy_n(whole, std::min<int64_t>(PANEL, d - p * PANEL), y);
+          }
+        }
+      }
+    });
+    multiply(team_, attended_, w.o, out_);
+  }
+
+  struct Span {
+    int64_t from, to;
+  };
+
+  // The columns that a query may look at: all, or those up to its own, as far as the window goes.
+  Span span(const LayerWeights& w, const LayerColumns& c, int64_t query) const {
+    if (!causal_) return {0, c.cached + work_.length};
+    const int64_t to = c.cached + query + 1;
+    return {w.full ? 0 : std::max<int64_t>(0, to - work_.window), to};
+  }
+
+  // Scores to weights, before they are divided by their sum.
+  static void weigh(float* scores, const float* bias, int64_t columns) {
+    float most = -std::numeric_limits<float>::infinity();
+#pragma omp simd reduction(max : most)
+    for (int64_t j = 0; j < columns; ++j) {
+      scores[j] += bias[j];
+      most = std::max(most, scores[j]);
+    }
+#pragma omp simd
+    for (int64_t j = 0; j < columns; ++j) scores[j] = exponential(scores[j] - most);
+  }
+
+  // Norms and rotations of one token's heads; its key and value go to their columns.
+  void turn_heads(const LayerWeights& w, const LayerColumns& c, int64_t t, int64_t columns,
+                  int64_t wide) {
+    const int64_t d = w.head_dim, half = d / 2, b = t / work_.length;
+    const int64_t column = c.cached + t % work_.length;
+    const float *cos = work_.cos[w.full] + t * half, *sin = work_.sin[w.full] + t * half;
+    float *query = qkv_[t], *key = query + w.heads * d;
+    const float* value = w.full ? key : key + w.kv_heads * d;
+    auto rotate = [&](float* x) {
+#pragma omp simd
+      for (int64_t j = 0; j < half; ++j) {
+        const float first = x[j], second = x[j + half];
+        x[j] = first * cos[j] - second * sin[j];
+        x[j + half] = second * cos[j] + first * sin[j];
+      }
+    };
+    for (int64_t h = 0; h < w.heads; ++h) {
+      norm(query + h * d, w.q_norm, query + h * d, d, n_.eps);
+      rotate(query + h * d);
+    }
+    for (int64_t h = 0; h < w.kv_heads; ++h) {
+      const int64_t pair = b * w.kv_heads + h;
+      // Full layers take the raw key for the value: before the key's norm.
+      norm(value + h * d, nullptr, c.values + (pair * columns + column) * wide, d, n_.eps);
+      norm(key + h * d, w.k_norm, key + h * d, d, n_.eps);
+      rotate(key + h * d);
+      float* out = c.keys + pair * columns * d + column / PANEL * d * PANEL + column % PANEL;
+      for (int64_t j = 0; j < d; ++j) out[j * PANEL] = key[h * d + j];
+    }
+  }
+
+  void feed_forward(const LayerWeights& w, const float* next_norm) {
+    const int64_t m = n_.hidden, k = n_.chosen;
+    each_token([&](int64_t t) {
+      float *x = x_[t], *out = out_[t];
+      norm(out, w.post_attention_norm, out, m, n_.eps);
+#pragma omp simd
+      for (int64_t j = 0; j < m; ++j) x[j] += out[j];
+      norm(x, w.mlp_norm, in_[t], m, n_.eps);
+      route(w, t);
+      norm(x, w.moe_norm, sparse_in_[t], m, n_.eps);
+    });
+    // Sorted by expert.
+    team_.each(1, [&](int64_t) {
+      std::fill(start_.begin(), start_.end(), 0);
+      for (int64_t e : expert_) ++start_[e + 1];
+      for (int64_t e = 0; e < n_.experts; ++e) start_[e + 1] += start_[e];
+      std::vector<int64_t> next(start_.begin(), start_.end());
+      for (int64_t p = 0; p < tokens_ * k; ++p) {
+        place_[p] = next[expert_[p]]++;
+        expert_x_[place_[p]] = sparse_in_.at[p / k];
+      }
+    });
+    // The dense and the sparse branch beside each other.
+    const Tasks dense{tokens_, w.gate.count()};
+    const int64_t inner = w.expert_gate.count(), outer = w.expert_down.count();
+    team_.each(dense.count() + n_.experts * inner, [&](int64_t i) {
+      if (i < dense.count()) {
+        const int64_t first = dense.first(i);
+        gated(dense.size(i), &in_.at[first], w.gate, w.up, dense.panel(i),
+              [&](int64_t row) { return inner_[first + row]; });
+        return;
+      }
+      const int64_t e = (i - dense.count()) / inner, panel = (i - dense.count()) % inner;
+      const int64_t first = start_[e];
+      gated(start_[e + 1] - first, &expert_x_[first], of(w.expert_gate, e), of(w.expert_up, e),
+            panel, [&](int64_t row) { return expert_inner_[first + row]; });
+    });
+    const Tasks down{tokens_, w.down.count()};
+    team_.each(down.count() + n_.experts * outer, [&](int64_t i) {
+      const bool is_dense = i < down.count();
+      const int64_t e = is_dense ? 0 : (i - down.count()) / outer;
+      const int64_t panel = is_dense ? down.panel(i) : (i - down.count()) % outer;
+      const int64_t first = is_dense ? down.first(i) : start_[e];
+      const int64_t rows = is_dense ? down.size(i) : start_[e + 1] - first;
+      const Matrix matrix = is_dense ? w.down : of(w.expert_down, e);
+      Rows &x = is_dense ? inner_ : expert_inner_, &y = is_dense ? out_ : expert_out_;
+      product(rows, &x.at[first], matrix.panel(panel), PANEL, matrix.depth,
+              [&](int64_t row, Vector low, Vector high) {
+                float* out = y[first + row] + panel * PANEL;
+                store(out, low), store(out + LANES, high);
+              });
+    });
+    each_token([&](int64_t t) {
+      float *x = x_[t], *dense_out = out_[t], *sparse = sparse_in_[t];
+      norm(dense_out, w.post_mlp_norm, dense_out, m, n_.eps);
+      std::fill_n(sparse, m, 0.0f);
+      for (int64_t j = 0; j < k; ++j) {
+        const float *y = expert_out_[place_[t * k + j]], share = weight_[t * k + j];
+#pragma omp simd
+        for (int64_t i = 0; i < m; ++i) sparse[i] += share * y[i];
+      }
+      norm(sparse, w.post_moe_norm, sparse, m, n_.eps);
+#pragma omp simd
+      for (int64_t i = 0; i < m; ++i) sparse[i] += dense_out[i];
+      norm(sparse, w.post_norm, sparse, m, n_.eps);
+#pragma omp simd
+      for (int64_t i = 0; i < m; ++i) x[i] = (x[i] + sparse[i]) * w.scalar[causal_];
+      norm(x, next_norm, in_[t], m, n_.eps);
+    });
+  }
+
+  static Matrix of(const Matrix& first, int64_t expert) {
+    return {first.panels + expert * first.depth * first.outputs, first.depth, first.outputs};
+  }
+
+  // The k most probable experts of one token and their weights, renormalised, then scaled.
+  void route(const LayerWeights& w, int64_t t) {
+    const int64_t m = n_.hidden, count = n_.experts;
+    float* scaled = sparse_in_[t];  // free until the norm of the sparse branch
+    norm(x_[t], nullptr, scaled, m, n_.eps);
+    const float root = 1.0f / std::sqrt(static_cast<float>(m));
+#pragma omp simd
+    for (int64_t j = 0; j < m; ++j) scaled[j] *= w.router_scale[j] * root;
+    thread_local std::vector<float> logits;
+    logits.resize(w.router.outputs);
+    const float* row = scaled;
+    for (int64_t p = 0; p < w.router.count(); ++p)
+      product(1, &row, w.router.panel(p), PANEL, m, [&](int64_t, Vector low, Vector high) {
+        store(&logits[p * PANEL], low), store(&logits[p * PANEL + LANES], high);
+      });
+    const float most = *std::max_element(logits.begin(), logits.begin() + count);
+    for (int64_t e = 0; e < count; ++e) logits[e] = exponential(logits[e] - most);
+    float sum = 0;
+    int64_t* expert = &expert_[t * n_.chosen];
+    float* weight = &weight_[t * n_.chosen];
+    for (int64_t j = 0; j < n_.chosen; ++j) {
+      const auto best = std::max_element(logits.begin(), logits.begin() + count);
+      expert[j] = best - logits.begin();
+      sum += weight[j] = *best;
+      *best = -1.0f;
+    }
+    for (int64_t j = 0; j < n_.chosen; ++j) weight[j] *= w.expert_scale[expert[j]] / sum;
+  }
+
+  void read() {
+    const int64_t m = n_.hidden, v = n_.vocabulary;
+    const Tasks tasks{tokens_, n_.head.count()};
+    team_.each(tasks.count(), [&](int64_t i) {
+      const int64_t first = tasks.first(i), from = tasks.panel(i) * PANEL;
+      const int64_t width = std::min<int64_t>(PANEL, v - from);
+      product(tasks.size(i), &in_.at[first], n_.head.panel(tasks.panel(i)), PANEL, m,
+              [&](int64_t row, Vector low, Vector high) {
+                float logits[PANEL];
+                store(logits, low), store(logits + LANES, high);
+                const float cool = 1.0f / work_.temperature[(first + row) / work_.length];
+                const float bend = 1.0f / n_.softcap;
+                float* out = work_.probabilities + (first + row) * v + from;
+#pragma omp simd
+                for (int j = 0; j < PANEL; ++j)
+                  logits[j] = hyperbolic_tangent(logits[j] * bend) * n_.softcap * cool;
+                std::copy_n(logits, width, out);
+              });
+    });
+    each_token([&](int64_t t) { believe(work_.probabilities + t * v, v, t); });
+    std::vector<const float*> row(BLOCK);
+    const Tasks back{tokens_, n_.embedding.count()};
+    team_.each(back.count(), [&](int64_t i) {
+      const int64_t first = back.first(i), rows = back.size(i), from = back.panel(i) * PANEL;
+      const int64_t width = std::min<int64_t>(PANEL, m - from);
+      for (int64_t r = 0; r < rows; ++r) row[r] = work_.probabilities + (first + r) * v;
+      product(rows, row.data(), n_.embedding.panel(back.panel(i)), PANEL, v,
+              [&](int64_t r, Vector low, Vector high) {
+                float soft[PANEL];
+                store(soft, low * n_.embed_scale), store(soft + LANES, high * n_.embed_scale);
+                std::copy_n(soft, width, work_.soft_out + (first + r) * m + from);
+              });
+    });
+  }
+
+  // Logits of one place to probabilities, with their entropy in nats and the first largest.
+  void believe(float* logits, int64_t v, int64_t t) {
+    float most = -std::numeric_limits<float>::infinity(), sum = 0, along = 0;
+#pragma omp simd reduction(max : most)
+    for (int64_t j = 0; j < v; ++j) most = std::max(most, logits[j]);
+    work_.argmax[t] = std::find(logits, logits + v, most) - logits;
+    // H = log sum - sum(e x) / sum, with x = logit - most and e = exp(x)
+#pragma omp simd reduction(+ : sum, along)
+    for (int64_t j = 0; j < v; ++j) {
+      const float x = logits[j] - most;
+      logits[j] = exponential(x);
+      sum += logits[j];
+      along += logits[j] * x;
+    }
+    work_.entropy[t] = std::log(sum) - along / sum;
+    const float share = 1.0f / sum;
+#pragma omp simd
+    for (int64_t j = 0; j < v; ++j) logits[j] *= share;
+  }
+
+  const NetworkWeights& n_;
+  const Work& work_;
+  const bool causal_;
+  Team team_;
+  const int64_t tokens_;
+  Rows x_, in_, sparse_in_, out_, qkv_, attended_, inner_, expert_inner_, expert_out_;
+  std::vector<int64_t> expert_, place_, start_;
+  std::vector<float> weight_;
+  std::vector<const float*> expert_x_;
+};
+
+}  // namespace
+
+extern "C" {
+
+int gesso_panel() { return PANEL; }
+
+void gesso_pass(const NetworkWeights* network, const Work* work) { Pass(*network, *work).run(); }
+}
