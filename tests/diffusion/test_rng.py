@@ -1,5 +1,7 @@
 """Philox against its authors' known answers, and the laws of what is made of its words."""
 
+import itertools
+
 import pytest
 import torch
 
@@ -46,20 +48,17 @@ def test_known_answer_in_a_tensor_of_others() -> None:
 def test_where_the_counter_comes_from() -> None:
     """Key = the seed's halves, low first; counter = (position, step, canvas, stream)."""
     seed = 0x299F31D0_A4093822
-    bits = random_bits(
-        split_seeds([seed], CPU), stream=Stream.RENOISE_TOKEN, canvas=7, steps=range(5, 8), length=4
-    )
-    assert bits.shape == (1, 3, 4)
-    for step in range(3):
-        for position in range(4):
-            counter = [torch.tensor(c) for c in (position, 5 + step, 7, int(Stream.RENOISE_TOKEN))]
-            expected = philox(words("a4093822 299f31d0"), counter)[0]
-            assert bits[0, step, position] == expected
+    bits = random_bits(split_seeds([seed], CPU), canvas=7, steps=range(5, 8), length=4)
+    assert bits.shape == (len(Stream), 1, 3, 4)
+    for stream, step, position in itertools.product(Stream, range(3), range(4)):
+        counter = [torch.tensor(c) for c in (position, 5 + step, 7, int(stream))]
+        expected = philox(words("a4093822 299f31d0"), counter)[0]
+        assert bits[stream, 0, step, position] == expected
 
 
-def draw(seeds: list[int], **keys: object) -> torch.Tensor:
-    given = dict(stream=Stream.SAMPLE, canvas=0, steps=range(2), length=64) | keys
-    return random_bits(split_seeds(seeds, CPU), **given)  # type: ignore[arg-type]
+def draw(seeds: list[int], stream: Stream = Stream.SAMPLE, **keys: object) -> torch.Tensor:
+    given = dict(canvas=0, steps=range(2), length=64) | keys
+    return random_bits(split_seeds(seeds, CPU), **given)[stream]  # type: ignore[arg-type]
 
 
 def test_every_part_of_the_counter_and_key_matters() -> None:

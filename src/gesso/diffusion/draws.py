@@ -50,7 +50,8 @@ class SeededDraws:
         self._seeds = seeds if isinstance(seeds, Tensor) else split_seeds(seeds, device)
         self._length = length
         self._vocab_size = vocab_size
-        self._drawn: dict[Stream, tuple[int, int, Tensor]] = {}
+        self._at: tuple[int, int] | None = None
+        self._drawn = torch.empty(0)
 
     def initial(self, canvas: int) -> Tensor:
         return to_token(self._bits(Stream.INITIAL_TOKEN, canvas, 0), self._vocab_size)
@@ -73,17 +74,15 @@ class SeededDraws:
     def _bits(self, stream: Stream, canvas: int, step: int) -> Tensor:
         """(B, L) words of one step."""
         first = step - step % self._AHEAD
-        if self._drawn.get(stream, (None,))[:2] != (canvas, first):
-            count = 1 if stream is Stream.INITIAL_TOKEN else self._AHEAD
-            bits = random_bits(
+        if self._at != (canvas, first):
+            self._at = (canvas, first)
+            self._drawn = random_bits(
                 self._seeds,
-                stream=stream,
                 canvas=canvas,
-                steps=range(first, first + count),
+                steps=range(first, first + self._AHEAD),
                 length=self._length,
             )
-            self._drawn[stream] = (canvas, first, bits)
-        return self._drawn[stream][2][:, step - first]
+        return self._drawn[stream, :, step - first]
 
 
 def invert_cumulative(probabilities: Tensor, uniform: Tensor) -> Tensor:

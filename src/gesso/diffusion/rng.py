@@ -44,14 +44,16 @@ def philox(key: Sequence[Tensor], counter: Sequence[Tensor]) -> tuple[Tensor, ..
     return c0, c1, c2, c3
 
 
-def random_bits(seeds: Tensor, *, stream: Stream, canvas: int, steps: range, length: int) -> Tensor:
-    """seeds (B, 2) int64 halves -> (B, steps, length) int64 words of 32 bits: one a position."""
+def random_bits(seeds: Tensor, *, canvas: int, steps: range, length: int) -> Tensor:
+    """seeds (B, 2) int64 halves -> (streams, B, steps, length) int64 words of 32 bits, one a
+    position: all streams in one go, for it is calls that cost, not words."""
     device = seeds.device
     position = torch.arange(length, device=device)  # (L,)
     step = torch.arange(steps.start, steps.stop, device=device)[:, None]  # (n, 1)
+    stream = torch.arange(len(Stream), device=device)[:, None, None, None]
     fixed = torch.zeros((), dtype=torch.int64, device=device)
     key = (seeds[:, 0, None, None], seeds[:, 1, None, None])
-    return philox(key, (position, step, fixed + canvas, fixed + int(stream)))[0]
+    return philox(key, (position, step, fixed + canvas, stream))[0]
 
 
 def split_seeds(seeds: Sequence[int], device: torch.device) -> Tensor:

@@ -40,11 +40,10 @@ def test_draws_are_the_same_integers(device: torch.device) -> None:
             at = int(steps[row])
             bits = random_bits(
                 seeds[row : row + 1],
-                stream=Stream.SAMPLE,
                 canvas=int(canvas[row]),
                 steps=range(at, at + 1),
                 length=length,
-            )[0, 0]
+            )[Stream.SAMPLE, 0, 0]
             assert torch.equal(uniforms[row], to_uniform(bits))
 
 
