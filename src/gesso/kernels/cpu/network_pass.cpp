@@ -322,6 +322,8 @@ class Pass {
     in_.shape(tokens_, width);
     sparse_in_.shape(tokens_, width);
     out_.shape(tokens_, width);
+    router_in_.shape(tokens_, width);
+    router_out_.shape(tokens_, n_.layer[0].router.outputs);
     qkv_.shape(tokens_, qkv);
     attended_.shape(tokens_, heads);
     inner_.shape(tokens_, inner);
@@ -519,9 +521,15 @@ class Pass {
 #pragma omp simd
       for (int64_t j = 0; j < m; ++j) x[j] += out[j];
       norm(x, w.mlp_norm, in_[t], m, n_.eps);
-      route(w, t);
       norm(x, w.moe_norm, sparse_in_[t], m, n_.eps);
+      float* y = router_in_[t];
+      norm(x, nullptr, y, m, n_.eps);
+      const float root = 1.0f / std::sqrt(static_cast<float>(m));
+#pragma omp simd
+      for (int64_t j = 0; j < m; ++j) y[j] *= w.router_scale[j] * root;
     });
+    multiply(team_, router_in_, w.router, router_out_);
+    each_token([&](int64_t t) { route(w, t); });
     // Sorted by expert.
     team_.each(1, [&](int64_t) {
       std::fill(start_.begin(), start_.end(), 0);
@@ -588,27 +596,15 @@ class Pass {
 
   // The k most probable experts of one token and their weights, renormalised, then scaled.
   void route(const LayerWeights& w, int64_t t) {
-    const int64_t m = n_.hidden, count = n_.experts;
-    float* scaled = sparse_in_[t];  // free until the norm of the sparse branch
-    norm(x_[t], nullptr, scaled, m, n_.eps);
-    const float root = 1.0f / std::sqrt(static_cast<float>(m));
-#pragma omp simd
-    for (int64_t j = 0; j < m; ++j) scaled[j] *= w.router_scale[j] * root;
-    thread_local std::vector<float> logits;
-    logits.resize(w.router.outputs);
-    const float* row = scaled;
-    for (int64_t p = 0; p < w.router.count(); ++p)
-      product(1, &row, w.router.panel(p), PANEL, m, [&](int64_t, Vector low, Vector high) {
-        store(&logits[p * PANEL], low), store(&logits[p * PANEL + LANES], high);
-      });
-    const float most = *std::max_element(logits.begin(), logits.begin() + count);
-    for (int64_t e = 0; e < count; ++e) logits[e] = exponential(logits[e] - most);
+    float *logits = router_out_[t], *end = logits + n_.experts;
+    const float most = *std::max_element(logits, end);
+    for (float* p = logits; p < end; ++p) *p = exponential(*p - most);
     float sum = 0;
     int64_t* expert = &expert_[t * n_.chosen];
     float* weight = &weight_[t * n_.chosen];
     for (int64_t j = 0; j < n_.chosen; ++j) {
-      const auto best = std::max_element(logits.begin(), logits.begin() + count);
-      expert[j] = best - logits.begin();
+      float* best = std::max_element(logits, end);
+      expert[j] = best - logits;
       sum += weight[j] = *best;
       *best = -1.0f;
     }
@@ -675,7 +671,8 @@ class Pass {
   const bool causal_;
   Team team_;
   const int64_t tokens_;
-  Rows x_, in_, sparse_in_, out_, qkv_, attended_, inner_, expert_inner_, expert_out_;
+  Rows x_, in_, sparse_in_, out_, qkv_, attended_, inner_, router_in_, router_out_,
+      expert_inner_, expert_out_;
   std::vector<int64_t> expert_, place_, start_;
   std::vector<float> weight_;
   std::vector<const float*> expert_x_;
