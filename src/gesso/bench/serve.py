@@ -32,21 +32,22 @@ def bench_serve(
     rounds: int = 3,
     threads: int | None = None,
     task: str = "extract",
+    compile: bool = False,
     on_round: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
     """A report that serialises to JSON: "levels", one for each number of users.
 
-    requests: answered at each level in every round, the same ones. Latencies are in seconds, from
-    a request's submission to its end. slowdown: the median latency over that of the fewest users.
-    seconds_per_step: a request's latency over its steps, whose percentiles lie close together
-    where nobody is served worse than the others. ValueError for a number below 1.
+    requests: answered at each level in every round, the same ones. compile: as in `load`. Latencies
+    are in seconds, from a request's submission to its end. slowdown: the median latency over that
+    of the fewest users. seconds_per_step: a request's latency over its steps, whose percentiles lie
+    close together where nobody is served worse than the others. ValueError for a number below 1.
     """
     for name, value in (("requests", requests), ("rounds", rounds), ("users", min(users))):
         if value < 1:
             raise ValueError(f"{name}: got {value}; expected at least 1")
     if threads is not None:
         torch.set_num_threads(threads)
-    model = load(source)
+    model = load(source, compile=compile)
     known = get_task(task)
     split = next(name for name in known.splits if name != "train")
     examples = itertools.islice(known.examples(split=split, seed=0), requests)
@@ -64,6 +65,7 @@ def bench_serve(
         "bench": "serve",
         "model": str(source),
         "task": task,
+        "compile": compile,
         "requests": requests,
         "rounds": rounds,
         "memory": str(Engine(model, max_rows=max(users)).memory),

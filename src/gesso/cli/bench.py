@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gesso.cli.options import Commands, add_kv_cache_dtype, add_threads
+from gesso.cli.options import Commands, add_compile, add_kv_cache_dtype, add_threads
 from gesso.files import replacing
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ def add(commands: Commands, *, parents: Sequence[argparse.ArgumentParser]) -> No
     serve.add_argument(
         "--requests", type=int, default=48, metavar="N", help="a level and round (48)"
     )
+    add_compile(serve)
     step = _add(kinds, parents, "step", "one denoising step: its time, the floor, a breakdown")
     _add_network(step)
     step.add_argument("--rows", type=int, default=1, metavar="N", help="canvases in a step (1)")
@@ -137,7 +138,7 @@ def _measure(args: argparse.Namespace, on_round: Callable[[int, int], None]) -> 
     if args.what == "prefill":
         return bench_prefill(_subject(args), **_picked(args, "tokens", "chunk"), **common)
     if args.what == "serve":
-        return bench_serve(args.model, users=args.users, requests=args.requests, **common)
+        return bench_serve(args.model, **_picked(args, "users", "requests", "compile"), **common)
     return bench_generate(args.model, peer=args.peer, steps=args.steps, **common)
 
 

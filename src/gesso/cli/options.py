@@ -40,17 +40,21 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     add_kv_cache_dtype(parser)
     parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, ...")
     parser.add_argument("--dtype", default="auto", help="auto (default), float32 or bfloat16")
-    parser.add_argument(
-        "--compile",
-        action="store_true",
-        help="run passes in C++, several times as fast on a CPU; needs a C++ compiler",
-    )
+    add_compile(parser)
     add_threads(parser)
 
 
 def add_kv_cache_dtype(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--kv-cache-dtype", default="auto", metavar="D", help="auto (default), or fp8: half of bf16"
+    )
+
+
+def add_compile(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--compile",
+        action="store_true",
+        help="run passes in C++, several times as fast on a CPU; needs a C++ compiler",
     )
 
 
