@@ -226,6 +226,23 @@ def test_no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
         library.build()
 
 
+@needs_compiler
+def test_auto_is_where_only_memory_is_paid() -> None:
+    assert load("tiny", device="cpu", compile="auto").network.compiled is not None
+    for keys in (dict(dtype="bfloat16"), dict(quantize="fp8")):
+        assert load("tiny", device="cpu", compile="auto", **keys).network.compiled is None
+
+
+def test_auto_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none() -> None:
+        raise ValueError("no C++ compiler was found")
+
+    monkeypatch.setattr("gesso.generation.model.library", none)
+    assert load("tiny", device="cpu", compile="auto").network.compiled is None
+    with pytest.raises(ValueError, match="no C"):
+        load("tiny", device="cpu", compile=True)
+
+
 def test_only_on_a_cpu() -> None:
     with pytest.raises(ValueError, match="only for the CPU so far, and the device is meta"):
         load("tiny", device="meta", compile=True)

@@ -11,7 +11,7 @@ import itertools
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 
@@ -32,7 +32,7 @@ def bench_serve(
     rounds: int = 3,
     threads: int | None = None,
     task: str = "extract",
-    compile: bool = False,
+    compile: bool | Literal["auto"] = "auto",
     on_round: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
     """A report that serialises to JSON: "levels", one for each number of users.
@@ -65,7 +65,7 @@ def bench_serve(
         "bench": "serve",
         "model": str(source),
         "task": task,
-        "compile": compile,
+        "compiled": model.network.compiled is not None,
         "requests": requests,
         "rounds": rounds,
         "memory": str(Engine(model, max_rows=max(users)).memory),

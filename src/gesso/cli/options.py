@@ -53,8 +53,9 @@ def add_kv_cache_dtype(parser: argparse.ArgumentParser) -> None:
 def add_compile(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--compile",
-        action="store_true",
-        help="run passes in C++, several times as fast on a CPU; needs a C++ compiler",
+        action=argparse.BooleanOptionalAction,
+        default="auto",
+        help="passes in C++ on a CPU: several times as fast (default: where a compiler is found)",
     )
 
 

@@ -172,7 +172,7 @@ def load(
     adapter: str | Path | None = None,
     quantize: str | None = None,
     kv_cache_dtype: str = "auto",
-    compile: bool = False,
+    compile: bool | Literal["auto"] = False,
 ) -> DiffusionGemma:
     """A checkpoint: "tiny" (comes with the package), a folder, or a hub id.
 
@@ -181,17 +181,18 @@ def load(
     format, merged into the weights. quantize: "fp8", "nvfp4" or "int4": keep the experts in that
     format and the other linear maps in FP8; for memory, no faster yet. A checkpoint that is in few
     bits on disk (docs/quantization.md) takes neither. kv_cache_dtype: "fp8" keeps keys and values
-    in half of bfloat16's memory. compile: run passes in C++, which a C++ compiler
-    builds in some seconds, once for a machine; on a CPU; in float32, with a copy of the weights for
-    it. ValueError names what is wrong.
+    in half of bfloat16's memory. compile: on a CPU, passes in C++, several times as fast; they need
+    a C++ compiler once, for some seconds, compute in float32 from a copy of the weights, and do not
+    see it when those are changed later. "auto": where there is a compiler and the network is in
+    float32 anyway. ValueError names what is wrong.
     """
     folder = resolve(source, revision=revision)
     place = pick_device(device)
-    if compile and place.type != "cpu":
-        raise ValueError(
-            f"compile: only for the CPU so far, and the device is {place}; leave it out"
-        )
-    if compile:
+    if compile is True:
+        if place.type != "cpu":
+            raise ValueError(
+                f"compile: only for the CPU so far, and the device is {place}; leave it out"
+            )
         library()  # now, not when the weights are there: it may be missing
     if quantize is not None and quantize not in SCHEMES:
         raise ValueError(f"quantize: got {quantize!r}; expected one of {', '.join(SCHEMES)}")
@@ -205,9 +206,20 @@ def load(
     if quantize is not None:
         quantize_network(network, SCHEMES[quantize])
     processor, generation = Processor.load(folder), read_generation_config(folder)
-    if compile:
+    if compile is True or (compile == "auto" and _compiles_well(network)):
         network.compiled = CompiledPasses(network)
     return DiffusionGemma(network.eval(), processor, generation)
+
+
+def _compiles_well(network: Network) -> bool:
+    """Whether it costs a second copy of the weights and nothing else."""
+    if network.device.type != "cpu" or network.dtype != torch.float32 or is_quantized(network):
+        return False
+    try:
+        library()
+    except ValueError:
+        return False
+    return True
 
 
 def _refuse_change(source: str | Path, **given: str | Path | None) -> None:
