@@ -106,7 +106,8 @@ def build() -> Path:
         capture_output=True,
         check=False,
     ).stdout
-    key = hashlib.sha256(_SOURCE.read_bytes() + macros + " ".join(_FLAGS).encode()).hexdigest()
+    sources = b"".join(path.read_bytes() for path in (_SOURCE, *sorted(_SOURCE.parent.glob("*.h"))))
+    key = hashlib.sha256(sources + macros + " ".join(_FLAGS).encode()).hexdigest()
     built = _folder() / f"network_pass-{key[:16]}.so"
     if built.exists():
         return built

@@ -3,9 +3,8 @@
 // step. Over new columns of a prompt: embedding, all layers with causal attention, last norm.
 //
 // A small network on a CPU spends its time between matrix products: here threads meet at barriers,
-// and what follows a product is done while the result is in registers.
-// Every element of a product is one sum in one order, whatever the other rows are and however many
-// threads there are, so that a row's bits depend on that row alone.
+// and what follows a product is done while the result is in registers. A row's bits depend on that
+// row alone: not on batch mates, padding, chunks, or the number of threads.
 //
 //   T tokens = B rows * L places, M hidden, H query heads, K key-value heads, D head
 //   dimension, S cached columns, E experts, V vocabulary
@@ -13,246 +12,17 @@
 // Matrices come packed (library.py): panels of PANEL outputs, each (depth, PANEL), outputs filled up
 // with zeros. Work buffers have rows of a multiple of PANEL floats.
 
-#include <omp.h>
-
 #include <algorithm>
-#include <atomic>
 #include <cmath>
 #include <cstdint>
-#include <cstring>
 #include <limits>
-#include <thread>  // yield
 #include <vector>
 
-namespace {
+#include "functions.h"
+#include "products.h"
+#include "team.h"
 
-#if defined(__AVX512F__)
-constexpr int LANES = 16, TILE = 12;
-#elif defined(__AVX__)
-constexpr int LANES = 8, TILE = 6;
-#else
-constexpr int LANES = 4, TILE = 6;
-#endif
-constexpr int PANEL = 2 * LANES;
-// Rows that share a task: their activations stay in the core's own cache.
-constexpr int64_t BLOCK = 96;
-
-typedef float Vector __attribute__((vector_size(LANES * 4)));
-typedef float Loose __attribute__((vector_size(LANES * 4), aligned(4)));
-
-inline Vector load(const float* p) { return *reinterpret_cast<const Loose*>(p); }
-inline void store(float* p, Vector v) { *reinterpret_cast<Loose*>(p) = v; }
-inline int64_t up(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
-
-// ---------------------------------------------------------------- threads
-
-// Threads that do the same series of stages. A stage is a number of tasks, taken one by one, and
-// ends when all are done.
-class Team {
- public:
-  explicit Team(int size) : size_(size) {}
-
-  template <class Task>
-  void each(int64_t count, Task task) {
-    for (int64_t i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < count;) task(i);
-    meet();
-  }
-
-  // On OpenMP's threads, which torch uses too: threads of two pools would wait for each other's
-  // cores. There may be fewer than were asked for.
-  template <class Work>
-  void run(Work work) {
-#pragma omp parallel num_threads(size_)
-    {
-#pragma omp single
-      size_ = omp_get_num_threads();
-      work();
-    }
-  }
-
- private:
-  void meet() {
-    const int64_t round = round_.load(std::memory_order_acquire);
-    if (here_.fetch_add(1, std::memory_order_acq_rel) + 1 == size_) {
-      here_.store(0, std::memory_order_relaxed);
-      next_.store(0, std::memory_order_relaxed);
-      round_.store(round + 1, std::memory_order_release);
-      return;
-    }
-    for (int spins = 0; round_.load(std::memory_order_acquire) == round; ++spins)
-      if (spins > 4000) std::this_thread::yield();
-  }
-
-  int size_;
-  alignas(64) std::atomic<int64_t> next_{0};
-  alignas(64) std::atomic<int> here_{0};
-  alignas(64) std::atomic<int64_t> round_{0};
-};
-
-// ---------------------------------------------------------------- elementary functions
-
-// e^x to about 1e-7, as loops that the compiler makes vectors of; 0 below -87.
-inline float exponential(float x) {
-  const float inside = std::min(std::max(x, -87.0f), 88.0f);
-  const float shifted = inside * 1.44269504f + 12582912.0f;  // rounds to a whole number
-  const float n = shifted - 12582912.0f;
-  const float r = inside - n * 0.693359375f + n * 2.12194440e-4f;
-  float p = 1.9875691500e-4f;
-  p = p * r + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  p = p * r * r + r + 1.0f;
-  int32_t bits;
-  std::memcpy(&bits, &p, 4);
-  bits += static_cast<int32_t>(n) << 23;
-  float y;
-  std::memcpy(&y, &bits, 4);
-  return x < -87.0f ? 0.0f : y;
-}
-
-// Odd rational approximation, to about 1e-7 of the value.
-inline float hyperbolic_tangent(float x) {
-  const float z = std::min(std::max(x, -9.0f), 9.0f), s = z * z;
-  float p = -2.76076847742355e-16f;
-  p = p * s + 2.00018790482477e-13f;
-  p = p * s - 8.60467152213735e-11f;
-  p = p * s + 5.12229709037114e-08f;
-  p = p * s + 1.48572235717979e-05f;
-  p = p * s + 6.37261928875436e-04f;
-  p = p * s + 4.89352455891786e-03f;
-  float q = 1.19825839466702e-06f;
-  q = q * s + 1.18534705686654e-04f;
-  q = q * s + 2.26843463243900e-03f;
-  q = q * s + 4.89352518554385e-03f;
-  return z * p / q;
-}
-
-inline float gelu(float x) {
-  return x / (1.0f + exponential(-x * (1.59576912f + 0.07135481f * x * x)));
-}
-
-// y = w * x / rms(x); without w where it is null.
-void norm(const float* x, const float* weight, float* y, int64_t size, float eps) {
-  float squares = 0;
-#pragma omp simd reduction(+ : squares)
-  for (int64_t i = 0; i < size; ++i) squares += x[i] * x[i];
-  const float inverse = 1.0f / std::sqrt(squares / size + eps);
-  if (weight == nullptr) {
-#pragma omp simd
-    for (int64_t i = 0; i < size; ++i) y[i] = x[i] * inverse;
-  } else {
-#pragma omp simd
-    for (int64_t i = 0; i < size; ++i) y[i] = x[i] * inverse * weight[i];
-  }
-}
-
-// ---------------------------------------------------------------- products
-
-// ROWS rows times one panel whose lines are `stride` apart.
-template <int ROWS>
-inline void tile(const float* const* a, const float* b, int64_t stride, int64_t depth,
-                 Vector (&out)[TILE][2]) {
-  Vector sum[ROWS][2] = {};
-  const float* row[ROWS];
-  for (int r = 0; r < ROWS; ++r) row[r] = a[r];
-  for (int64_t k = 0; k < depth; ++k, b += stride) {
-    const Vector low = load(b), high = load(b + LANES);
-#pragma GCC unroll 16
-    for (int r = 0; r < ROWS; ++r) {
-      sum[r][0] += row[r][k] * low;
-      sum[r][1] += row[r][k] * high;
-    }
-  }
-  for (int r = 0; r < ROWS; ++r) out[r][0] = sum[r][0], out[r][1] = sum[r][1];
-}
-
-template <int ROWS = TILE>
-inline void some_rows(int64_t rows, const float* const* a, const float* b, int64_t stride,
-                      int64_t depth, Vector (&out)[TILE][2]) {
-  if (rows >= ROWS) return tile<ROWS>(a, b, stride, depth, out);
-  if constexpr (ROWS > 1) some_rows<ROWS - 1>(rows, a, b, stride, depth, out);
-}
-
-// use(row, low half, high half) of each row's product with one panel.
-template <class Use>
-void product(int64_t rows, const float* const* a, const float* b, int64_t stride, int64_t depth,
-             Use use) {
-  Vector out[TILE][2];
-  for (int64_t r = 0; r < rows; r += TILE) {
-    const int64_t count = std::min<int64_t>(TILE, rows - r);
-    some_rows(count, a + r, b, stride, depth, out);
-    for (int64_t i = 0; i < count; ++i) use(r + i, out[i][0], out[i][1]);
-  }
-}
-
-struct Matrix {
-  const float* panels;
-  int64_t depth, outputs;  // outputs a multiple of PANEL
-
-  const float* panel(int64_t i) const { return panels + i * depth * PANEL; }
-  int64_t count() const { return outputs / PANEL; }
-};
-
-// Rows of a buffer, and where each begins.
-struct Rows {
-  std::vector<float> data;
-  std::vector<const float*> at;
-  int64_t stride = 0;
-
-  void shape(int64_t rows, int64_t width) {
-    stride = up(width, PANEL);
-    data.resize(rows * stride);
-    at.resize(rows);
-    for (int64_t i = 0; i < rows; ++i) at[i] = &data[i * stride];
-  }
-  float* operator[](int64_t row) { return &data[row * stride]; }
-};
-
-// A stage's share of x @ matrix: tasks are (block of rows, panel).
-struct Tasks {
-  int64_t rows, panels;
-  int64_t count() const { return (rows + BLOCK - 1) / BLOCK * panels; }
-  int64_t first(int64_t i) const { return i / panels * BLOCK; }
-  int64_t size(int64_t i) const { return std::min(BLOCK, rows - first(i)); }
-  int64_t panel(int64_t i) const { return i % panels; }
-};
-
-void multiply(Team& team, Rows& x, const Matrix& matrix, Rows& y) {
-  const Tasks tasks{static_cast<int64_t>(x.at.size()), matrix.count()};
-  team.each(tasks.count(), [&](int64_t i) {
-    const int64_t first = tasks.first(i), panel = tasks.panel(i);
-    product(tasks.size(i), &x.at[first], matrix.panel(panel), PANEL, matrix.depth,
-            [&](int64_t row, Vector low, Vector high) {
-              float* out = y[first + row] + panel * PANEL;
-              store(out, low), store(out + LANES, high);
-            });
-  });
-}
-
-// y = gelu(x @ gate) * (x @ up), for one panel.
-template <class Out>
-void gated(int64_t rows, const float* const* x, const Matrix& gate, const Matrix& up, int64_t panel,
-           Out out) {
-  Vector left[TILE][2], right[TILE][2];
-  for (int64_t r = 0; r < rows; r += TILE) {
-    const int64_t count = std::min<int64_t>(TILE, rows - r);
-    some_rows(count, x + r, gate.panel(panel), PANEL, gate.depth, left);
-    some_rows(count, x + r, up.panel(panel), PANEL, up.depth, right);
-    // All rows of the tile in one loop: the function's steps wait for one another, rows do not.
-    float* g = reinterpret_cast<float*>(left);
-    const float* u = reinterpret_cast<const float*>(right);
-#pragma omp simd
-    for (int64_t j = 0; j < count * PANEL; ++j) g[j] = gelu(g[j]) * u[j];
-    for (int64_t i = 0; i < count; ++i) {
-      float* y = out(r + i) + panel * PANEL;
-      store(y, left[i][0]), store(y + LANES, left[i][1]);
-    }
-  }
-}
-
-}  // namespace
+using namespace gesso;
 
 // ---------------------------------------------------------------- what Python hands over
 
