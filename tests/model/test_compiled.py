@@ -237,7 +237,8 @@ def test_auto_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     def none() -> None:
         raise ValueError("no C++ compiler was found")
 
-    monkeypatch.setattr("gesso.generation.model.library", none)
+    for module in ("kernels.cpu.library", "generation.model"):
+        monkeypatch.setattr(f"gesso.{module}.library", none)
     assert load("tiny", device="cpu", compile="auto").network.compiled is None
     with pytest.raises(ValueError, match="no C"):
         load("tiny", device="cpu", compile=True)

@@ -7,7 +7,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from gesso.cache import KVCache
+from gesso.cache import CacheView, KVCache
 from gesso.diffusion.loop import Reading
 from gesso.diffusion.sampler import Belief, believe
 from gesso.model.compiled import PackedColumns
@@ -15,11 +15,14 @@ from gesso.model.network import Network
 
 
 class NetworkDenoiser:
-    def __init__(self, network: Network, cache: KVCache, positions: Tensor) -> None:
-        """positions (B, L): where each row's canvas stands."""
+    def __init__(
+        self, network: Network, cache: KVCache, positions: Tensor, *, starts: Tensor | None = None
+    ) -> None:
+        """positions (B, L): where each row's canvas stands. starts: as in `Network.denoise`."""
         self._network = network
         self._cache = cache
         self._positions = positions
+        self._starts = starts
 
     def read(self, tokens: Tensor, soft: Tensor | None, temperature: float | Tensor) -> Reading:
         network = self._network
@@ -27,7 +30,9 @@ class NetworkDenoiser:
             heat = torch.as_tensor(temperature).flatten().expand(len(tokens))
             *belief, soft = network.compiled.look(tokens, self._packed, soft, heat)
             return Reading(Belief(*belief), soft)
-        logits = network.denoise(tokens, cache=self._cache, soft=soft, positions=self._positions)
+        logits = network.denoise(
+            tokens, cache=self._cache, soft=soft, positions=self._positions, starts=self._starts
+        )
         logits = logits / temperature  # (b, L, V)
         return Reading(believe(logits), network.soft_embed(logits))
 
@@ -42,9 +47,13 @@ class NetworkDenoiser:
         )
 
     def select(self, rows: Tensor) -> NetworkDenoiser:
-        return NetworkDenoiser(self._network, self._cache.select(rows), self._positions[rows])
+        starts = None if self._starts is None else self._starts[rows]
+        return NetworkDenoiser(
+            self._network, self._cache.select(rows), self._positions[rows], starts=starts
+        )
 
     @cached_property
     def _packed(self) -> PackedColumns:
         """The columns stay as they are while this lives."""
-        return PackedColumns(self._network, self._cache, self._positions, canvas=True)
+        view = CacheView(self._cache, starts=self._starts)
+        return PackedColumns(self._network, self._cache, self._positions, view=view)

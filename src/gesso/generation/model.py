@@ -17,7 +17,7 @@ from gesso.generation.autoregressive import generate_autoregressive
 from gesso.generation.events import CanvasEvent, End, Result
 from gesso.generation.loop import generate_events
 from gesso.generation.request import Parameters, Request, make_request
-from gesso.kernels.cpu.library import library
+from gesso.kernels.cpu.library import is_available, library
 from gesso.model.compiled import CompiledPasses
 from gesso.model.network import Network
 from gesso.model.quantize import SCHEMES, is_quantized, quantize_network
@@ -213,13 +213,8 @@ def load(
 
 def _compiles_well(network: Network) -> bool:
     """Whether it costs a second copy of the weights and nothing else."""
-    if network.device.type != "cpu" or network.dtype != torch.float32 or is_quantized(network):
-        return False
-    try:
-        library()
-    except ValueError:
-        return False
-    return True
+    wide = network.dtype == torch.float32 and not is_quantized(network)
+    return network.device.type == "cpu" and wide and is_available()
 
 
 def _refuse_change(source: str | Path, **given: str | Path | None) -> None:

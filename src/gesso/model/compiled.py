@@ -110,7 +110,7 @@ class CompiledPasses:
         """`Network.encode` of text without padding, into a cache of full width."""
         rows, count = ids.shape
         text = self._network.config.text
-        columns = PackedColumns(self._network, cache, positions.expand(rows, -1), canvas=False)
+        columns = PackedColumns(self._network, cache, positions.expand(rows, -1))
         hidden = torch.empty(rows, count, text.hidden_size)
         self._run(ids, columns, window=text.sliding_window, hidden=hidden.data_ptr())
         writer, dtype = CacheWriter(cache, columns=count, mask=None), self._network.dtype
@@ -191,9 +191,15 @@ class PackedColumns:
     """A cache as the library reads it, with room for a pass's own columns at the end."""
 
     def __init__(
-        self, network: Network, cache: KVCache, positions: Tensor, *, canvas: bool
+        self,
+        network: Network,
+        cache: KVCache,
+        positions: Tensor,
+        *,
+        view: CacheView | None = None,
     ) -> None:
-        """positions (B, n): of the pass's own tokens, a canvas or new columns."""
+        """positions (B, n): of the pass's own tokens. view: what a canvas may see of the cache;
+        None for new columns, whose passes see to their windows themselves."""
         text, length, panel = network.config.text, positions.shape[1], library().gesso_panel()
         turns = network.rotations(positions, torch.float32)
         self._angles = [
@@ -202,15 +208,15 @@ class PackedColumns:
         self.cos, self.sin = (
             (ctypes.c_void_p * 2)(*(angle.data_ptr() for angle in pair)) for pair in self._angles
         )
-        view, biases = CacheView(cache), dict[bool, Tensor]()
         self._length, self._parts = length, list[tuple[Tensor, Tensor, Tensor, int]]()
+        biases: dict[bool, Tensor] = {}
         for index in range(text.num_layers):
             keys, values = (part.float() for part in _cached(network, cache, index))  # (B, K, S, D)
             cached, dim = keys.shape[2:]
             spare = length + -(cached + length) % panel
             if (full := text.is_full(index)) not in biases:
                 padding = None if cache.mask is None else cache.mask[:, cache.length - cached :]
-                seen = view.mask(index) if canvas else padding
+                seen = padding if view is None else view.mask(index)
                 biases[full] = _bias(seen, len(positions), cached, length, spare)
             panels = F.pad(keys, (0, 0, 0, spare)).unflatten(2, (-1, panel)).mT.contiguous()
             values = F.pad(values, (0, -dim % panel, 0, spare)).contiguous()

@@ -20,7 +20,8 @@ from torch import Tensor
 from gesso.cache import KVCache
 from gesso.diffusion.draws import invert_cumulative
 from gesso.diffusion.noise import corrupt, ramp, slip
-from gesso.diffusion.sampler import EntropyBound, believe
+from gesso.diffusion.sampler import EntropyBound
+from gesso.generation.denoiser import NetworkDenoiser
 from gesso.kernels.cross_entropy import Offset, cross_entropy
 from gesso.model.network import Network
 from gesso.training.config import ObjectiveConfig
@@ -221,30 +222,21 @@ def _sampled(
     bound = (low + (high - low) * place).exp()
     cool, hot = config.unroll_temperatures
     temperature = (cool + (hot - cool) * heat)[:, None]  # (B, 1, 1)
-    canvas = noisy
-    soft = torch.zeros(
-        *noisy.shape, network.config.text.hidden_size, dtype=network.dtype, device=noisy.device
-    )
+    denoiser = NetworkDenoiser(network, cache, positions, starts=starts)
+    canvas, soft = noisy, denoiser.no_soft_embedding()
     for index in range(rounds):
         rows = (passes > index).nonzero()[:, 0]
         if idle := not len(rows):
             rows = torch.zeros(1, dtype=torch.int64, device=noisy.device)
-        logits = network.denoise(
-            canvas[rows],
-            cache=cache.select(rows),
-            soft=soft[rows] if index else None,
-            positions=positions[rows],
-            starts=starts[rows],
-        )
+        before = soft[rows] if index else None
+        reading = denoiser.select(rows).read(canvas[rows], before, temperature[rows])
         if idle:
             continue
-        logits = logits / temperature[rows]
-        soft = soft.index_copy(0, rows, network.soft_embed(logits))
+        soft = soft.index_copy(0, rows, reading.soft)
         if not config.unroll:
             continue
-        belief = believe(logits)
-        accepted = EntropyBound(bound=bound[rows])(belief.entropy)
-        sampled = invert_cumulative(belief.probabilities, noise.sample[rows, index])
+        accepted = EntropyBound(bound=bound[rows])(reading.belief.entropy)
+        sampled = invert_cumulative(reading.belief.probabilities, noise.sample[rows, index])
         stepped = torch.where(accepted, sampled, noise.renoise[rows, index])
         canvas = canvas.index_copy(0, rows, torch.where(unrolled[rows], stepped, canvas[rows]))
     return soft, canvas

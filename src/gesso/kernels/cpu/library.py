@@ -88,6 +88,15 @@ def pack(weight: Tensor) -> Tensor:
     return filled.unflatten(-2, (-1, panel)).transpose(-1, -2).contiguous()
 
 
+def is_available() -> bool:
+    """Whether `library` loads; builds it."""
+    try:
+        library()
+    except ValueError:
+        return False
+    return True
+
+
 @cache
 def library() -> ctypes.CDLL:
     """`build`, loaded."""
