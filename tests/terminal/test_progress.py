@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from gesso.terminal.progress import CountBar, TrainingBar
+from gesso.terminal.progress import CountBar, TrainingBar, Waiting
 from gesso.training.trainer import StepLog
 from tests.terminal.conftest import Terminal
 
@@ -21,6 +21,8 @@ LOG = StepLog(
 
 
 def draw() -> None:
+    with Waiting("loading tiny"):
+        pass
     with TrainingBar(done=2, total=4000) as training:
         training.step(LOG)
     with CountBar() as counts:
@@ -39,6 +41,7 @@ def test_on_a_terminal(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("sys.stderr", terminal)
     draw()
     text = re.sub(r"\x1b\[[^A-Za-z]*[A-Za-z]", "", terminal.getvalue())
+    assert "loading tiny" in text
     assert "step 3 of 4,000" in text
     assert "loss 1.500 (denoise 0.500, causal 1.000) · 42 examples/s" in text
     assert "names, diffusion" in text

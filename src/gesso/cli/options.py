@@ -93,17 +93,21 @@ def add_generation(parser: argparse.ArgumentParser) -> None:
 
 def load_model(args: argparse.Namespace) -> DiffusionGemma:
     from gesso.generation.model import load
+    from gesso.kernels.cpu.library import is_built
+    from gesso.terminal.progress import Waiting
 
     set_threads(args)
-    return load(
-        args.model,
-        adapter=args.adapter,
-        quantize=args.quantize,
-        kv_cache_dtype=args.kv_cache_dtype,
-        device=args.device,
-        dtype=args.dtype,
-        compile=args.compile,
-    )
+    builds = args.compile and not is_built()
+    with Waiting(f"loading {args.model}" + ", and building its C++, once" * builds):
+        return load(
+            args.model,
+            adapter=args.adapter,
+            quantize=args.quantize,
+            kv_cache_dtype=args.kv_cache_dtype,
+            device=args.device,
+            dtype=args.dtype,
+            compile=args.compile,
+        )
 
 
 def set_threads(args: argparse.Namespace) -> None:

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import sys
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Any, Self
 
 from rich.progress import (
     BarColumn,
     Progress,
     ProgressColumn,
+    SpinnerColumn,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
 
 from gesso.terminal.screen import console_for, is_terminal
-from gesso.training.trainer import StepLog
+
+if TYPE_CHECKING:
+    from gesso.training.trainer import StepLog
 
 
 class _Bar:
@@ -64,6 +67,18 @@ class TrainingBar(_Bar):
             numbers=f"loss {log.loss:.3f} [dim](denoise {log.denoise:.3f}, causal "
             f"{log.causal:.3f}) · {log.examples_per_second:.0f} examples/s[/]",
         )
+
+
+class Waiting(_Bar):
+    """For work that cannot say how far it is: what it is, and how long it has taken."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(SpinnerColumn(), TextColumn(what), TimeElapsedColumn())
+        self._progress.add_task("", total=None)
+
+    def __exit__(self, *how: Any) -> None:
+        self._progress.update(self._progress.task_ids[0], visible=False)
+        super().__exit__(*how)
 
 
 class CountBar(_Bar):

@@ -12,6 +12,7 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from ctypes import POINTER, Structure, c_float, c_int64, c_void_p
 from functools import cache
 from pathlib import Path
@@ -109,15 +110,7 @@ def build() -> Path:
     ValueError: there is no C++ compiler, or it fails.
     """
     compiler = _compiler()
-    # Which compiler it is, and what -march=native stands for here.
-    macros = subprocess.run(
-        [*compiler, "-march=native", "-dM", "-E", "-x", "c++", os.devnull],
-        capture_output=True,
-        check=False,
-    ).stdout
-    sources = b"".join(path.read_bytes() for path in (_SOURCE, *sorted(_SOURCE.parent.glob("*.h"))))
-    key = hashlib.sha256(sources + macros + " ".join(_FLAGS).encode()).hexdigest()
-    built = _folder() / f"network_pass-{key[:16]}.so"
+    built = _file(compiler)
     if built.exists():
         return built
     with replacing(built) as temporary:
@@ -131,6 +124,27 @@ def build() -> Path:
             said = (done.stderr.strip().splitlines() or ["no message"])[0]
             raise ValueError(f"compile: {shlex.join(compiler)} failed ({said}); leave it out")
     return built
+
+
+def is_built() -> bool:
+    """Whether `build` has nothing to do, or cannot."""
+    try:
+        return _file(_compiler()).exists()
+    except ValueError:
+        return True
+
+
+def _file(compiler: Sequence[str]) -> Path:
+    """Named after all that it is made of: sources, flags, the compiler, and what -march=native
+    stands for here."""
+    macros = subprocess.run(
+        [*compiler, "-march=native", "-dM", "-E", "-x", "c++", os.devnull],
+        capture_output=True,
+        check=False,
+    ).stdout
+    sources = b"".join(path.read_bytes() for path in (_SOURCE, *sorted(_SOURCE.parent.glob("*.h"))))
+    key = hashlib.sha256(sources + macros + " ".join(_FLAGS).encode()).hexdigest()
+    return _folder() / f"network_pass-{key[:16]}.so"
 
 
 def _compiler() -> list[str]:
