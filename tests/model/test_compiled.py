@@ -148,6 +148,15 @@ def test_a_rows_bits_depend_on_that_row_alone(make_network: Callable[..., Networ
 
 
 @needs_compiler
+@pytest.mark.parametrize("token", [-1, VOCAB])
+def test_a_token_outside_the_vocabulary(make_network: Callable[..., Network], token: int) -> None:
+    network = make_network(vision=False)
+    network.compiled = CompiledPasses(network)
+    with pytest.raises(IndexError, match="outside the vocabulary"):
+        network.encode(torch.tensor([[3, token]]), cache=network.new_cache(batch_size=1))
+
+
+@needs_compiler
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_weights_in_few_bits(make_network: Callable[..., Network], scheme: str) -> None:
     """What is stored is made wide once, instead of for each product."""

@@ -133,7 +133,8 @@ class CompiledPasses:
             columns=columns.layers,
             **parts,
         )
-        self._library.gesso_pass(ctypes.byref(self._weights), ctypes.byref(work))
+        if not self._library.gesso_pass(ctypes.byref(self._weights), ctypes.byref(work)):
+            raise IndexError("a token is outside the vocabulary")
 
     def _layer(self, layer: Layer) -> LayerWeights:
         attention, router = layer.attention, layer.router

@@ -101,7 +101,9 @@ def is_available() -> bool:
 @cache
 def library() -> ctypes.CDLL:
     """`build`, loaded."""
-    return ctypes.CDLL(str(build()))
+    loaded = ctypes.CDLL(str(build()))
+    loaded.gesso_pass.restype = ctypes.c_bool
+    return loaded
 
 
 def build() -> Path:

@@ -454,5 +454,11 @@ extern "C" {
 
 int gesso_panel() { return PANEL; }
 
-void gesso_pass(const NetworkWeights* network, const Work* work) { Pass(*network, *work).run(); }
+// Whether it ran: not with a token that the vocabulary does not have.
+bool gesso_pass(const NetworkWeights* network, const Work* work) {
+  for (int64_t i = 0; i < work->rows * work->length; ++i)
+    if (work->tokens[i] < 0 || work->tokens[i] >= network->vocabulary) return false;
+  Pass(*network, *work).run();
+  return true;
+}
 }
