@@ -149,9 +149,9 @@ class Pass {
       each_token([&](int64_t t) { norm(work_.soft + t * m, n_.soft_norm, in_[t], m, n_.eps); });
       const Tasks tasks{tokens_, n_.soft_gate.count()};
       team_.each(tasks.count(), [&](int64_t i) {
-        const int64_t first = tasks.first(i);
-        gated(tasks.size(i), &in_.at[first], n_.soft_gate, n_.soft_up, tasks.panel(i),
-              [&](int64_t row) { return inner_[first + row]; });
+        const int64_t first = tasks.first(i), panel = tasks.panel(i);
+        gated(tasks.size(i), &in_.at[first], n_.soft_gate.panel(panel), n_.soft_up.panel(panel),
+              inner_.place(first, panel));
       });
       multiply(team_, inner_, n_.soft_down, out_);
     }
@@ -171,62 +171,59 @@ class Pass {
     const int64_t d = w.head_dim, wide = up(d, PANEL), length = work_.length;
     const int64_t columns = up(c.cached + length, PANEL);
     each_token([&](int64_t t) { turn_heads(w, c, t, columns, wide); });
-    // A task is a head and some of a row's queries, which are rows of `qkv_`.
-    constexpr int64_t queries = 8 * TILE;
+    constexpr int64_t queries = 8 * TILE;  // of a head, in a task
     const int64_t parts = (length + queries - 1) / queries;
-    team_.each(work_.rows * w.heads * parts, [&](int64_t i) {
-      const int64_t part = i % parts, head = i / parts % w.heads, b = i / parts / w.heads;
-      const int64_t pair = b * w.kv_heads + head / (w.heads / w.kv_heads);
-      const float* keys = c.keys + pair * columns * d;
-      const float* values = c.values + pair * columns * wide;
-      thread_local std::vector<float> scores;
-      scores.resize(TILE * columns);
-      const float *query[TILE], *row[TILE];
-      Vector out[TILE][2];
-      const int64_t end = std::min(length, (part + 1) * queries);
-      for (int64_t q = part * queries; q < end; q += TILE) {
-        const int64_t count = std::min<int64_t>(TILE, end - q);
-        for (int64_t r = 0; r < count; ++r) query[r] = qkv_[b * length + q + r] + head * d;
-        // The panels that any of these queries looks at.
-        const Span first = span(w, c, q), last = span(w, c, q + count - 1);
-        const int64_t from = first.from / PANEL * PANEL, to = up(last.to, PANEL);
-        for (int64_t r = 0; r < count; ++r) row[r] = &scores[r * columns + from];
-        for (int64_t p = from; p < to; p += PANEL) {
-          some_rows(count, query, keys + p * d, PANEL, d, out);
-          for (int64_t r = 0; r < count; ++r) {
-            store(&scores[r * columns + p], out[r][0]);
-            store(&scores[r * columns + p + LANES], out[r][1]);
-          }
-        }
-        for (int64_t r = 0; r < count; ++r) {
-          float* line = &scores[r * columns];
-          const Span seen = span(w, c, q + r);
-          const float none = -std::numeric_limits<float>::infinity();
-          std::fill(line + from, line + seen.from, none);
-          std::fill(line + std::min(seen.to, to), line + to, none);
-          weigh(line + from, c.bias + b * columns + from, to - from);
-        }
-        // Column by column, as the values are added too: columns of weight 0 then change nothing,
-        // wherever they stand, and neither padding nor chunks can be told from the sum.
-        float sum[TILE] = {};
-        for (int64_t j = 0; j < to - from; ++j)
-          for (int64_t r = 0; r < count; ++r) sum[r] += row[r][j];
-        for (int64_t p = 0; p < wide / PANEL; ++p) {
-          some_rows(count, row, values + from * wide + p * PANEL, wide, to - from, out);
-          for (int64_t r = 0; r < count; ++r) {
-            float* y = attended_[b * length + q + r] + head * d + p * PANEL;
-            if (d % PANEL == 0) {
-              store(y, out[r][0] / sum[r]), store(y + LANES, out[r][1] / sum[r]);
-              continue;
-            }
-            float whole[PANEL];
-            store(whole, out[r][0] / sum[r]), store(whole + LANES, out[r][1] / sum[r]);
-            std::copy_n(whole, std::min<int64_t>(PANEL, d - p * PANEL), y);
-          }
-        }
-      }
+    team_.each(work_.rows * w.heads * parts, [&](int64_t task) {
+      const int64_t first = task % parts * queries, pair = task / parts;
+      each_tile(std::min(queries, length - first), [&](int64_t r, int64_t count) {
+        attend(w, c, pair / w.heads, pair % w.heads, first + r, count);
+      });
     });
     multiply(team_, attended_, w.o, out_);
+  }
+
+  // A tile of one row's queries, which are rows of `qkv_`, by one head.
+  void attend(const LayerWeights& w, const LayerColumns& c, int64_t b, int64_t head, int64_t first,
+              int64_t count) {
+    const int64_t d = w.head_dim, wide = up(d, PANEL), token = b * work_.length + first;
+    const int64_t columns = up(c.cached + work_.length, PANEL);
+    // The panels of columns that any of the queries looks at.
+    const int64_t from = span(w, c, first).from / PANEL * PANEL;
+    const int64_t size = up(span(w, c, first + count - 1).to, PANEL) - from;
+    const int64_t pair = b * w.kv_heads + head / (w.heads / w.kv_heads);
+    const float* keys = c.keys + (pair * columns + from) * d;
+    const float* values = c.values + (pair * columns + from) * wide;
+    thread_local std::vector<float> scores;
+    scores.resize(TILE * size);
+    const Place lines{scores.data(), size};
+    const float *query[TILE], *weights[TILE];
+    for (int64_t i = 0; i < count; ++i) {
+      query[i] = qkv_[token + i] + head * d;
+      weights[i] = lines[i];
+    }
+    for (int64_t p = 0; p < size; p += PANEL)
+      tile(count, query, {keys + p * d, PANEL, d}, {lines.first + p, size});
+    for (int64_t i = 0; i < count; ++i) {
+      const Span seen = span(w, c, first + i);
+      const float none = -std::numeric_limits<float>::infinity();
+      std::fill(lines[i], lines[i] + seen.from - from, none);
+      std::fill(lines[i] + seen.to - from, lines[i] + size, none);
+      weigh(lines[i], c.bias + b * columns + from, size);
+    }
+    // Column by column, as the values are added too: columns of weight 0 then change nothing,
+    // wherever they stand, and neither padding nor chunks can be told from the sum.
+    float sum[TILE] = {};
+    for (int64_t j = 0; j < size; ++j)
+      for (int64_t i = 0; i < count; ++i) sum[i] += weights[i][j];
+    for (int64_t p = 0; p < wide; p += PANEL) {
+      float out[TILE * PANEL];
+      tile(count, weights, {values + p, wide, size}, {out, PANEL});
+      const int64_t width = std::min<int64_t>(PANEL, d - p);
+      for (int64_t i = 0; i < count; ++i) {
+        float* y = attended_[token + i] + head * d + p;
+        for (int64_t j = 0; j < width; ++j) y[j] = out[i * PANEL + j] / sum[i];
+      }
+    }
   }
 
   struct Span {
@@ -316,30 +313,27 @@ class Pass {
     const int64_t inner = w.expert_gate.count(), outer = w.expert_down.count();
     team_.each(dense.count() + n_.experts * inner, [&](int64_t i) {
       if (i < dense.count()) {
-        const int64_t first = dense.first(i);
-        gated(dense.size(i), &in_.at[first], w.gate, w.up, dense.panel(i),
-              [&](int64_t row) { return inner_[first + row]; });
+        const int64_t first = dense.first(i), panel = dense.panel(i);
+        gated(dense.size(i), &in_.at[first], w.gate.panel(panel), w.up.panel(panel),
+              inner_.place(first, panel));
         return;
       }
       const int64_t e = (i - dense.count()) / inner, panel = (i - dense.count()) % inner;
       const int64_t first = start_[e];
-      gated(start_[e + 1] - first, &expert_x_[first], of(w.expert_gate, e), of(w.expert_up, e),
-            panel, [&](int64_t row) { return expert_inner_[first + row]; });
+      gated(start_[e + 1] - first, &expert_x_[first], of(w.expert_gate, e).panel(panel),
+            of(w.expert_up, e).panel(panel), expert_inner_.place(first, panel));
     });
     const Tasks down{tokens_, w.down.count()};
     team_.each(down.count() + n_.experts * outer, [&](int64_t i) {
-      const bool is_dense = i < down.count();
-      const int64_t e = is_dense ? 0 : (i - down.count()) / outer;
-      const int64_t panel = is_dense ? down.panel(i) : (i - down.count()) % outer;
-      const int64_t first = is_dense ? down.first(i) : start_[e];
-      const int64_t rows = is_dense ? down.size(i) : start_[e + 1] - first;
-      const Matrix matrix = is_dense ? w.down : of(w.expert_down, e);
-      Rows &x = is_dense ? inner_ : expert_inner_, &y = is_dense ? out_ : expert_out_;
-      product(rows, &x.at[first], matrix.panel(panel), PANEL, matrix.depth,
-              [&](int64_t row, Vector low, Vector high) {
-                float* out = y[first + row] + panel * PANEL;
-                store(out, low), store(out + LANES, high);
-              });
+      if (i < down.count()) {
+        const int64_t first = down.first(i), panel = down.panel(i);
+        product(down.size(i), &inner_.at[first], w.down.panel(panel), out_.place(first, panel));
+        return;
+      }
+      const int64_t e = (i - down.count()) / outer, panel = (i - down.count()) % outer;
+      const int64_t first = start_[e];
+      product(start_[e + 1] - first, &expert_inner_.at[first], of(w.expert_down, e).panel(panel),
+              expert_out_.place(first, panel));
     });
     each_token([&](int64_t t) {
       float *x = x_[t], *dense_out = out_[t], *sparse = sparse_in_[t];
@@ -384,35 +378,40 @@ class Pass {
   void read() {
     const int64_t m = n_.hidden, v = n_.vocabulary;
     const Tasks tasks{tokens_, n_.head.count()};
-    team_.each(tasks.count(), [&](int64_t i) {
-      const int64_t first = tasks.first(i), from = tasks.panel(i) * PANEL;
+    team_.each(tasks.count(), [&](int64_t task) {
+      const int64_t first = tasks.first(task), from = tasks.panel(task) * PANEL;
       const int64_t width = std::min<int64_t>(PANEL, v - from);
-      product(tasks.size(i), &in_.at[first], n_.head.panel(tasks.panel(i)), PANEL, m,
-              [&](int64_t row, Vector low, Vector high) {
-                float logits[PANEL];
-                store(logits, low), store(logits + LANES, high);
-                const float cool = 1.0f / work_.temperature[(first + row) / work_.length];
-                const float bend = 1.0f / n_.softcap;
-                float* out = work_.probabilities + (first + row) * v + from;
+      const Panel panel = n_.head.panel(tasks.panel(task));
+      each_tile(tasks.size(task), [&](int64_t r, int64_t count) {
+        float logits[TILE * PANEL];
+        tile(count, &in_.at[first + r], panel, {logits, PANEL});
 #pragma omp simd
-                for (int j = 0; j < PANEL; ++j)
-                  logits[j] = hyperbolic_tangent(logits[j] * bend) * n_.softcap * cool;
-                std::copy_n(logits, width, out);
-              });
+        for (int64_t j = 0; j < count * PANEL; ++j)
+          logits[j] = hyperbolic_tangent(logits[j] * (1.0f / n_.softcap)) * n_.softcap;
+        for (int64_t i = 0; i < count; ++i) {
+          const int64_t t = first + r + i;
+          const float cool = 1.0f / work_.temperature[t / work_.length];
+          float* out = work_.probabilities + t * v + from;
+          for (int64_t j = 0; j < width; ++j) out[j] = logits[i * PANEL + j] * cool;
+        }
+      });
     });
     each_token([&](int64_t t) { believe(work_.probabilities + t * v, v, t); });
     std::vector<const float*> row(BLOCK);
     const Tasks back{tokens_, n_.embedding.count()};
-    team_.each(back.count(), [&](int64_t i) {
-      const int64_t first = back.first(i), rows = back.size(i), from = back.panel(i) * PANEL;
+    team_.each(back.count(), [&](int64_t task) {
+      const int64_t first = back.first(task), rows = back.size(task), from = back.panel(task) * PANEL;
       const int64_t width = std::min<int64_t>(PANEL, m - from);
       for (int64_t r = 0; r < rows; ++r) row[r] = work_.probabilities + (first + r) * v;
-      product(rows, row.data(), n_.embedding.panel(back.panel(i)), PANEL, v,
-              [&](int64_t r, Vector low, Vector high) {
-                float soft[PANEL];
-                store(soft, low * n_.embed_scale), store(soft + LANES, high * n_.embed_scale);
-                std::copy_n(soft, width, work_.soft_out + (first + r) * m + from);
-              });
+      const Panel panel = n_.embedding.panel(back.panel(task));
+      each_tile(rows, [&](int64_t r, int64_t count) {
+        float soft[TILE * PANEL];
+        tile(count, &row[r], panel, {soft, PANEL});
+        for (int64_t i = 0; i < count; ++i) {
+          float* out = work_.soft_out + (first + r + i) * m + from;
+          for (int64_t j = 0; j < width; ++j) out[j] = soft[i * PANEL + j] * n_.embed_scale;
+        }
+      });
     });
   }
 

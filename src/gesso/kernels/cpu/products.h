@@ -33,40 +33,69 @@ inline void store(float* p, Vector v) { *reinterpret_cast<Loose*>(p) = v; }
 // The next multiple.
 inline int64_t up(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
 
-// ROWS rows times one panel whose lines are `stride` apart.
+// Lines of PANEL floats, `stride` apart: some columns of a matrix.
+struct Panel {
+  const float* lines;
+  int64_t stride, depth;
+};
+
+// Where rows of a product go.
+struct Place {
+  float* first;
+  int64_t step;
+
+  float* operator[](int64_t row) const { return first + row * step; }
+  Place from(int64_t row) const { return {first + row * step, step}; }
+};
+
 template <int ROWS>
-inline void tile(const float* const* a, const float* b, int64_t stride, int64_t depth,
-                 Vector (&out)[TILE][2]) {
+inline void tile(const float* const* x, const Panel& panel, const Place& out) {
   Vector sum[ROWS][2] = {};
-  const float* row[ROWS];
-  for (int r = 0; r < ROWS; ++r) row[r] = a[r];
-  for (int64_t k = 0; k < depth; ++k, b += stride) {
-    const Vector low = load(b), high = load(b + LANES);
+  const float *row[ROWS], *line = panel.lines;
+  for (int r = 0; r < ROWS; ++r) row[r] = x[r];
+  for (int64_t k = 0; k < panel.depth; ++k, line += panel.stride) {
+    const Vector low = load(line), high = load(line + LANES);
 #pragma GCC unroll 16
     for (int r = 0; r < ROWS; ++r) {
       sum[r][0] += row[r][k] * low;
       sum[r][1] += row[r][k] * high;
     }
   }
-  for (int r = 0; r < ROWS; ++r) out[r][0] = sum[r][0], out[r][1] = sum[r][1];
+  for (int r = 0; r < ROWS; ++r) store(out[r], sum[r][0]), store(out[r] + LANES, sum[r][1]);
 }
 
+// At most TILE rows.
 template <int ROWS = TILE>
-inline void some_rows(int64_t rows, const float* const* a, const float* b, int64_t stride,
-                      int64_t depth, Vector (&out)[TILE][2]) {
-  if (rows >= ROWS) return tile<ROWS>(a, b, stride, depth, out);
-  if constexpr (ROWS > 1) some_rows<ROWS - 1>(rows, a, b, stride, depth, out);
+inline void tile(int64_t rows, const float* const* x, const Panel& panel, const Place& out) {
+  if (rows >= ROWS) return tile<ROWS>(x, panel, out);
+  if constexpr (ROWS > 1) tile<ROWS - 1>(rows, x, panel, out);
 }
 
-// use(row, low half, high half) of each row's product with one panel.
-template <class Use>
-void product(int64_t rows, const float* const* a, const float* b, int64_t stride, int64_t depth,
-             Use use) {
-  Vector out[TILE][2];
+// Calls work(first row, how many) for all tiles of so many rows.
+template <class Work>
+inline void each_tile(int64_t rows, Work work) {
+  for (int64_t r = 0; r < rows; r += TILE) work(r, std::min<int64_t>(TILE, rows - r));
+}
+
+inline void product(int64_t rows, const float* const* x, const Panel& panel, const Place& out) {
+  each_tile(rows, [&](int64_t r, int64_t count) { tile(count, x + r, panel, out.from(r)); });
+}
+
+// out = gelu(x @ gate) * (x @ up)
+inline void gated(int64_t rows, const float* const* x, const Panel& gate, const Panel& up,
+                  const Place& out) {
+  float left[TILE * PANEL], right[TILE * PANEL];
   for (int64_t r = 0; r < rows; r += TILE) {
     const int64_t count = std::min<int64_t>(TILE, rows - r);
-    some_rows(count, a + r, b, stride, depth, out);
-    for (int64_t i = 0; i < count; ++i) use(r + i, out[i][0], out[i][1]);
+    tile(count, x + r, gate, {left, PANEL});
+    tile(count, x + r, up, {right, PANEL});
+    // All rows of the tile in one loop: the function's steps wait for one another, rows do not.
+#pragma omp simd
+    for (int64_t j = 0; j < count * PANEL; ++j) left[j] = gelu(left[j]) * right[j];
+    for (int64_t i = 0; i < count; ++i) {
+      store(out[r + i], load(left + i * PANEL));
+      store(out[r + i] + LANES, load(left + i * PANEL + LANES));
+    }
   }
 }
 
@@ -74,7 +103,7 @@ struct Matrix {
   const float* panels;
   int64_t depth, outputs;  // outputs a multiple of PANEL
 
-  const float* panel(int64_t i) const { return panels + i * depth * PANEL; }
+  Panel panel(int64_t i) const { return {panels + i * depth * PANEL, PANEL, depth}; }
   int64_t count() const { return outputs / PANEL; }
 };
 
@@ -91,6 +120,8 @@ struct Rows {
     for (int64_t i = 0; i < rows; ++i) at[i] = &data[i * stride];
   }
   float* operator[](int64_t row) { return &data[row * stride]; }
+  // A panel's columns, from a row on.
+  Place place(int64_t row, int64_t panel) { return {&data[row * stride + panel * PANEL], stride}; }
 };
 
 // A stage's share of x @ matrix: tasks are (block of rows, panel).
@@ -106,33 +137,8 @@ inline void multiply(Team& team, Rows& x, const Matrix& matrix, Rows& y) {
   const Tasks tasks{static_cast<int64_t>(x.at.size()), matrix.count()};
   team.each(tasks.count(), [&](int64_t i) {
     const int64_t first = tasks.first(i), panel = tasks.panel(i);
-    product(tasks.size(i), &x.at[first], matrix.panel(panel), PANEL, matrix.depth,
-            [&](int64_t row, Vector low, Vector high) {
-              float* out = y[first + row] + panel * PANEL;
-              store(out, low), store(out + LANES, high);
-            });
+    product(tasks.size(i), &x.at[first], matrix.panel(panel), y.place(first, panel));
   });
-}
-
-// y = gelu(x @ gate) * (x @ up), for one panel.
-template <class Out>
-void gated(int64_t rows, const float* const* x, const Matrix& gate, const Matrix& up, int64_t panel,
-           Out out) {
-  Vector left[TILE][2], right[TILE][2];
-  for (int64_t r = 0; r < rows; r += TILE) {
-    const int64_t count = std::min<int64_t>(TILE, rows - r);
-    some_rows(count, x + r, gate.panel(panel), PANEL, gate.depth, left);
-    some_rows(count, x + r, up.panel(panel), PANEL, up.depth, right);
-    // All rows of the tile in one loop: the function's steps wait for one another, rows do not.
-    float* g = reinterpret_cast<float*>(left);
-    const float* u = reinterpret_cast<const float*>(right);
-#pragma omp simd
-    for (int64_t j = 0; j < count * PANEL; ++j) g[j] = gelu(g[j]) * u[j];
-    for (int64_t i = 0; i < count; ++i) {
-      float* y = out(r + i) + panel * PANEL;
-      store(y, left[i][0]), store(y + LANES, left[i][1]);
-    }
-  }
 }
 
 }  // namespace gesso
