@@ -6,8 +6,8 @@
     gesso train recipes/tiny.py:slip --out runs/tiny-slipped
     gesso train recipes/tiny.py:sampled --out runs/tiny-sampled
 
-Five stages, each from the one before. docs/tiny.md says what each was worth, and why a sixth,
-`skills`, is not shipped.
+Five stages, each from the one before. docs/tiny.md says what each was worth, and why a sixth and a
+seventh, `skills` and `pair`, are not shipped.
 """
 
 from __future__ import annotations
@@ -163,6 +163,25 @@ def skills() -> TrainConfig:
         accumulate=2,
         save_every=100,
         seed=5,
+    )
+
+
+def pair() -> TrainConfig:
+    """A seventh stage, from the sixth: extraction, and 4x4 Sudoku alone beside it.
+
+    What is not infilled any more makes room, and the sampler runs on as many canvases as it did
+    before the sixth stage, which lost the canvas more than the causal pass.
+    """
+    before = sampled()
+    return replace(
+        before,
+        base=checkpoint_of("tiny-skills"),
+        steps=950,
+        tasks={"extract": 0.7, "sudoku4": 0.3},
+        optimizer=replace(before.optimizer, ema_decay=0.997),
+        accumulate=2,
+        save_every=50,
+        seed=6,
     )
 
 
