@@ -1,6 +1,6 @@
 """network_pass.cpp as a library: built once for this machine, and what it takes, in ctypes.
 
-The structures repeat those of the C++ file, field by field.
+The structures repeat those of interface.h, field by field.
 """
 
 from __future__ import annotations
