@@ -93,12 +93,10 @@ def add_generation(parser: argparse.ArgumentParser) -> None:
 
 def load_model(args: argparse.Namespace) -> DiffusionGemma:
     from gesso.generation.model import load
-    from gesso.kernels.cpu.library import is_built
     from gesso.terminal.progress import Waiting
 
     set_threads(args)
-    builds = args.compile and not is_built()
-    with Waiting(f"loading {args.model}" + ", and building its C++, once" * builds):
+    with Waiting(f"loading {args.model}"):
         return load(
             args.model,
             adapter=args.adapter,

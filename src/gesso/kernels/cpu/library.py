@@ -20,8 +20,6 @@ from pathlib import Path
 import torch.nn.functional as F
 from torch import Tensor
 
-from gesso.files import replacing
-
 _SOURCE = Path(__file__).with_name("network_pass.cpp")
 _COMPILERS = ("c++", "g++", "clang++")
 _FLAGS = (
@@ -115,7 +113,9 @@ def build() -> Path:
     built = _file(compiler)
     if built.exists():
         return built
-    with replacing(built) as temporary:
+    # In a folder of its own: other processes may be building the same.
+    with tempfile.TemporaryDirectory(dir=built.parent) as place:
+        temporary = Path(place) / built.name
         done = subprocess.run(
             [*compiler, *_FLAGS, str(_SOURCE), "-o", str(temporary)],
             capture_output=True,
@@ -125,15 +125,8 @@ def build() -> Path:
         if done.returncode:
             said = (done.stderr.strip().splitlines() or ["no message"])[0]
             raise ValueError(f"compile: {shlex.join(compiler)} failed ({said}); leave it out")
+        temporary.replace(built)
     return built
-
-
-def is_built() -> bool:
-    """Whether `build` has nothing to do, or cannot."""
-    try:
-        return _file(_compiler()).exists()
-    except ValueError:
-        return True
 
 
 def _file(compiler: Sequence[str]) -> Path:
