@@ -56,9 +56,16 @@ def test_where_the_counter_comes_from() -> None:
         assert bits[stream, 0, step, position] == expected
 
 
-def draw(seeds: list[int], stream: Stream = Stream.SAMPLE, **keys: object) -> torch.Tensor:
-    given = dict(canvas=0, steps=range(2), length=64) | keys
-    return random_bits(split_seeds(seeds, CPU), **given)[stream]  # type: ignore[arg-type]
+def draw(
+    seeds: list[int],
+    *,
+    stream: Stream = Stream.SAMPLE,
+    canvas: int = 0,
+    steps: range = range(2),
+    length: int = 64,
+) -> torch.Tensor:
+    bits = random_bits(split_seeds(seeds, CPU), canvas=canvas, steps=steps, length=length)
+    return bits[stream]
 
 
 def test_every_part_of_the_counter_and_key_matters() -> None:

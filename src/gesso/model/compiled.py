@@ -76,8 +76,10 @@ class CompiledPasses:
 
     @property
     def bytes(self) -> int:
-        """Of the packed weights."""
-        return sum(tensor.numel() * tensor.element_size() for tensor in self._kept)
+        """Of the packed weights; vectors may be the network's own."""
+        own = {tensor.data_ptr() for tensor in self._network.state_dict().values()}
+        copies = (tensor for tensor in self._kept if tensor.data_ptr() not in own)
+        return sum(tensor.numel() * tensor.element_size() for tensor in copies)
 
     def look(
         self, tokens: Tensor, columns: PackedColumns, soft: Tensor | None, temperature: Tensor
