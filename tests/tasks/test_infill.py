@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from gesso.tasks import Example, get_task
-from gesso.tasks.infill import HOLE, PREFIX, functions, is_held, sources
+from gesso.tasks.infill import ASKED, PREFIX, SUFFIX, functions, is_held, sources
 
 TASK = get_task("infill")
 
@@ -17,9 +17,9 @@ def some(split: str, seed: int = 0, n: int = 150) -> list[Example]:
 @pytest.mark.parametrize("split", ["train", "held"])
 def test_the_answer_restores_the_function(split: str) -> None:
     for example in some(split):
-        assert example.prompt.count(HOLE) == 1
-        whole = example.prompt.removeprefix(PREFIX).replace(HOLE, example.completion)
-        assert whole in functions(example.info["module"])
+        before, after = example.info["before"], example.info["after"]
+        assert example.prompt == f"{ASKED}{SUFFIX}{after}{PREFIX}{before}"
+        assert before + example.completion + after in functions(example.info["module"])
         assert is_held(example.info["module"]) == (split == "held")
         assert TASK.verdict(example, example.completion) == dict(exact=1, parses=1, similarity=1)
     assert {example.info["kind"] for example in some(split)} == {"expression", "line", "block"}
@@ -35,11 +35,11 @@ def test_lines_with_and_without_what_follows_them() -> None:
     tasks = [get_task(name) for name in ("infill-line", "infill-prefix")]
     streams = [itertools.islice(task.examples(split="held", seed=1), 100) for task in tasks]
     for whole, cut in zip(*streams, strict=True):
-        assert whole.info == {"kind": "line", "module": cut.info["module"]}
+        assert whole.info == cut.info
+        assert whole.info["kind"] == "line"
         assert whole.completion == cut.completion
         assert "\n" not in cut.completion
-        assert cut.prompt.endswith(HOLE)
-        assert whole.prompt == cut.prompt + cut.info["after"]
+        assert cut.prompt == f"{ASKED}{PREFIX}{cut.info['before']}"
         # The judge knows what follows.
         for text in (cut.completion, "(", "pass"):
             assert tasks[1].verdict(cut, text) == tasks[0].verdict(whole, text)
@@ -52,7 +52,8 @@ def test_splits_and_seeds() -> None:
 
 
 def test_verdicts() -> None:
-    example = Example(prompt=f"{PREFIX}def area(w, h):\n    return {HOLE}", completion="w * h")
+    info = {"before": "def area(w, h):\n    return ", "after": ""}
+    example = Example(prompt="", completion="w * h", info=info)
     assert TASK.verdict(example, "w * h\n")["exact"] == 1
     other = TASK.verdict(example, "w * w")
     assert (other["exact"], other["parses"], other["similarity"]) == (0, 1, 0.8)

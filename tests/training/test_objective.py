@@ -175,6 +175,8 @@ def naive_loss(plain: Plain, config: ObjectiveConfig) -> tuple[Tensor, Tensor, T
                 first = plain.logits(plain.denoise(noisy, None, old, start)).softmax(-1)
                 soft = first @ plain.w["embed.weight"] * plain.text.hidden_size**0.5
         scores = plain.logits(plain.denoise(noisy, soft, old, start))
+        ends = len(prompt) + len(answer) - start  # the fill begins there
+        weights = [1.0 if place < ends else config.fill_weight for place in range(L)]
         for place in range(L):
             z = scores[place]
             if config.leave_one_out:
@@ -182,7 +184,8 @@ def naive_loss(plain: Plain, config: ObjectiveConfig) -> tuple[Tensor, Tensor, T
                 likelihood = torch.full((VOCAB,), level / VOCAB, dtype=torch.float64)
                 likelihood[noisy[place]] += 1 - level
                 z = z + likelihood.log()
-            denoise = denoise - z.log_softmax(-1)[clean[place]] / L / len(ROWS)
+            share = weights[place] / sum(weights) / len(ROWS)
+            denoise = denoise - share * z.log_softmax(-1)[clean[place]]
             hits += float(z.argmax() == clean[place]) / L / len(ROWS)
     return denoise + config.causal_weight * causal, denoise, causal, hits
 
@@ -196,14 +199,27 @@ CONFIGS = [
     ObjectiveConfig(),
     ObjectiveConfig(causal_weight=0.0, self_conditioning=0.0, leave_one_out=True),
     ObjectiveConfig(cache_gradient=False),
-    ObjectiveConfig(causal_weight=0.3, self_conditioning=1.0, leave_one_out=True, min_level=0.2),
+    ObjectiveConfig(fill_weight=0.25),
+    ObjectiveConfig(
+        causal_weight=0.3,
+        self_conditioning=1.0,
+        leave_one_out=True,
+        min_level=0.2,
+        fill_weight=0.0,
+    ),
 ]
 
 
 @pytest.mark.parametrize(
     "config",
     CONFIGS,
-    ids=["published", "denoising alone", "no gradient through the cache", "all options"],
+    ids=[
+        "published",
+        "denoising alone",
+        "no gradient through the cache",
+        "light fill",
+        "all options",
+    ],
 )
 def test_value_and_gradients(network: Network, config: ObjectiveConfig) -> None:
     ours = training_loss(network, BATCH, config, noise_of())
@@ -536,6 +552,7 @@ def test_unrolled_canvases_are_those_of_the_generation_loop(
         (dict(min_level=0.5), "min_level: got 0.5"),
         (dict(ramp=-0.5), "ramp: got -0.5"),
         (dict(slip=1.5), "slip: got 1.5"),
+        (dict(fill_weight=1.5), "fill_weight: got 1.5"),
         (dict(draws=-1), "draws: got -1"),
         (dict(draws=0, causal_weight=0.0), "draws and causal_weight: got 0 for both"),
     ],

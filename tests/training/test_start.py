@@ -1,4 +1,4 @@
-"""A base that is in few bits on disk: an adapter is trained on it, and it itself is not."""
+"""What a recipe may ask of its base, and what of it a run changes before the first step."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -7,8 +7,8 @@ import pytest
 
 from gesso.checkpoint import convert_checkpoint, resolve
 from gesso.model.quantize import is_quantized
-from gesso.training.start import start
-from recipes import lora
+from gesso.training.start import skeleton, start
+from recipes import lora, tiny
 
 
 def test_a_base_in_few_bits(tmp_path: Path) -> None:
@@ -23,3 +23,14 @@ def test_a_base_in_few_bits(tmp_path: Path) -> None:
         start(replace(config, lora=None))
     with pytest.raises(ValueError, match="in few bits already"):
         start(replace(config, quantize="nvfp4"))
+
+
+def test_a_base_on_shorter_canvases() -> None:
+    """The checkpoint of the run says what it has learned."""
+    config = replace(
+        tiny.recipe(), base="tiny", model=replace(tiny.model_config(), canvas_length=16)
+    )
+    assert start(config).config.canvas_length == skeleton(config).config.canvas_length == 16
+    wide = replace(tiny.model_config().text, hidden_size=64)
+    with pytest.raises(ValueError, match="has not the shape that the recipe's model says"):
+        start(replace(config, model=replace(tiny.model_config(), text=wide)))

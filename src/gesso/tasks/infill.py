@@ -1,11 +1,14 @@
 """The `infill` task: what was taken out of a Python function.
 
-    prompt      Infill:\ndef area(w, h):\n    return <hole>
+    prompt      Infill:\n<suffix>\n\nprint(area(2, 3))<prefix>def area(w, h):\n    return
     answer      w * h
 
-Functions come from this Python's own standard library; what is hidden is an expression, a line or
-some lines. Held out: whole modules, by a hash of their name. Other versions of Python have other
-sources, so figures say which one they were measured with.
+What follows comes first, so that the answer goes on where the prompt ends, as code does (the order
+SPM of arXiv 2207.14255): a small model need not look for the hole.
+
+Functions come from this Python's own standard library, without their docstrings; what is hidden is
+an expression, a line or some lines, and no comment. Held out: whole modules, by a hash of their
+name. Other versions of Python have other sources, so figures say which one they were measured with.
 
 `infill-line` hides lines alone; `infill-prefix` hides the same lines and shows nothing of what
 follows them, which is all that a model who writes from left to right would see.
@@ -15,6 +18,7 @@ from __future__ import annotations
 
 import ast
 import difflib
+import itertools
 import textwrap
 import warnings
 import zlib
@@ -25,14 +29,15 @@ from random import Random
 
 from gesso.tasks.task import Example, check_split
 
-PREFIX, HOLE = "Infill:\n", "<hole>"
+ASKED, SUFFIX, PREFIX = "Infill:\n", "<suffix>", "<prefix>"
 KINDS = ("expression", "line", "block")
 # Functions of this many lines and characters; hidden text of this many characters.
-FEWEST_LINES, LONGEST_FUNCTION = 3, 900
+FEWEST_LINES, LONGEST_FUNCTION = 3, 600
 SHORTEST, LONGEST = 3, 160
 # One module in so many is held out.
 HELD = 8
-_FOLDERS = (".", "json", "email", "http", "urllib", "logging", "unittest", "asyncio", "collections")
+# Not for users; or their modules copy one another, so that none of them is unseen.
+_LEFT_OUT = {"distutils", "encodings", "idle_test", "site-packages", "test", "tests"}
 
 
 class InfillTask:
@@ -60,8 +65,7 @@ class InfillTask:
         """exact: the hidden text; parses: the function is Python with it; similarity: of the two
         texts, by their longest common parts."""
         wanted, found = example.completion, text.strip("\n")
-        whole = example.prompt.removeprefix(PREFIX).replace(HOLE, found, 1)
-        whole += example.info.get("after", "")
+        whole = example.info["before"] + found + example.info["after"]
         likeness = difflib.SequenceMatcher(None, wanted, found, autojunk=False).ratio()
         return {
             "exact": float(found.strip() == wanted.strip()),
@@ -71,8 +75,10 @@ class InfillTask:
 
     def _stream(self, split: str, rng: Random) -> Iterator[Example]:
         names = [name for name in sources() if is_held(name) == (split == "held")]
+        # By their size, so that a function of a small module is not met more often than others.
+        sizes = list(itertools.accumulate(sources()[name].stat().st_size for name in names))
         while True:
-            name = rng.choice(names)
+            [name] = rng.choices(names, cum_weights=sizes)
             source = rng.choice(functions(name)) if functions(name) else ""
             kind = rng.choice(self._kinds)
             hole = _hole(source, kind, rng) if source else None
@@ -80,12 +86,10 @@ class InfillTask:
                 continue
             start, end = hole
             before, after = source[:start], source[end:]
-            info = {"kind": kind, "module": name}
             yield Example(
-                prompt=f"{PREFIX}{before}{HOLE}" + after * self._suffix,
+                prompt=ASKED + f"{SUFFIX}{after}" * self._suffix + PREFIX + before,
                 completion=source[start:end],
-                # The judge needs what the prompt does not say.
-                info=info if self._suffix else info | {"after": after},
+                info={"kind": kind, "module": name, "before": before, "after": after},
             )
 
 
@@ -93,13 +97,17 @@ class InfillTask:
 def sources() -> dict[str, Path]:
     """The modules by name, in order."""
     library = Path(textwrap.__file__).parent
-    files = (file for folder in _FOLDERS for file in (library / folder).glob("*.py"))
-    return {file.relative_to(library).as_posix(): file for file in sorted(files)}
+    files = {file.relative_to(library): file for file in sorted(library.rglob("*.py"))}
+    return {
+        name.as_posix(): file
+        for name, file in files.items()
+        if not _LEFT_OUT & set(name.parent.parts)
+    }
 
 
 @cache
 def functions(name: str) -> tuple[str, ...]:
-    """A module's functions of a fitting size, without their indentation."""
+    """A module's functions of a fitting size, without their indentation and docstrings."""
     text = sources()[name].read_text(encoding="utf-8", errors="replace")
     tree = _parse(text)
     if tree is None:
@@ -108,10 +116,11 @@ def functions(name: str) -> tuple[str, ...]:
     found = []
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            assert node.end_lineno is not None
-            source = textwrap.dedent("\n".join(lines[node.lineno - 1 : node.end_lineno]))
+            said = node.body[:1] if ast.get_docstring(node, clean=False) is not None else []
+            own = _lines(node) - set().union(*map(_lines, said))
+            source = textwrap.dedent("\n".join(lines[number - 1] for number in sorted(own)))
             fits = len(source) <= LONGEST_FUNCTION and source.count("\n") + 1 >= FEWEST_LINES
-            if fits and HOLE not in source and _parse(source) is not None:
+            if fits and _parse(source) is not None:
                 found.append(source)
     return tuple(found)
 
@@ -138,11 +147,16 @@ def _hole(source: str, kind: str, rng: Random) -> tuple[int, int] | None:
     else:
         count = 1 if kind == "line" else rng.randint(2, 5)
         for first in range(1, len(lines) - count + 1):
-            if lines[first].strip() and lines[first + count - 1].strip():
-                indent = len(lines[first]) - len(lines[first].lstrip())
-                spans.append((starts[first] + indent, starts[first + count] - 1))
+            code = lines[first].lstrip()
+            if code and not code.startswith("#") and lines[first + count - 1].strip():
+                spans.append((starts[first + 1] - 1 - len(code), starts[first + count] - 1))
     fitting = [(a, b) for a, b in spans if SHORTEST <= b - a <= LONGEST]
     return rng.choice(fitting) if fitting else None
+
+
+def _lines(node: ast.stmt) -> set[int]:
+    assert node.end_lineno is not None
+    return set(range(node.lineno, node.end_lineno + 1))
 
 
 def _parse(text: str) -> ast.Module | None:

@@ -35,6 +35,8 @@ class ObjectiveConfig:
     cache_gradient: whether the denoising loss trains the encoding of what the canvas reads too;
     without, the causal loss alone does.
     slip: share of the canvases of which a stretch stands a few places too early or too late.
+    fill_weight: of a place behind the answer's end in the denoising loss, beside 1 for the others.
+    Each row's mean is over weights, so that a short answer on a long canvas counts in full.
     """
 
     causal_weight: float = 1.0
@@ -50,9 +52,10 @@ class ObjectiveConfig:
     unroll_bounds: tuple[float, float] = (0.02, 5.0)
     unroll_temperatures: tuple[float, float] = (1.0, 1.0)
     slip: float = 0.0
+    fill_weight: float = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("self_conditioning", "ramp", "unroll", "slip"):
+        for name in ("self_conditioning", "ramp", "unroll", "slip", "fill_weight"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(
                     f"{name}: got {getattr(self, name)}; a share between 0 and 1 is expected"
@@ -132,7 +135,8 @@ class TrainConfig:
     """One run.
 
     model: start from random weights of this shape. base: start from a checkpoint, a folder or a
-    hub id; `model` is then the shape that it must have, and spares a dry run the download.
+    hub id; `model` is then the shape that it must have, which spares a dry run the download, and
+    says how long the canvases are: short answers are cheaper to learn on shorter ones.
     lora: leave the base as it is and train an adapter of this shape.
     quantize: hold that base as "fp8", "nvfp4" or "int4" meanwhile (QLoRA, arXiv 2305.14314).
     processor: folder or hub id with tokenizer and chat template, copied into the checkpoint.

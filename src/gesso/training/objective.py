@@ -170,9 +170,9 @@ def _denoising_loss(
     hidden = network.denoise_hidden(
         noisy, cache=cache, soft=soft, positions=positions, starts=starts
     )
-    weight = torch.full(
-        (rows * length,), 1 / (rows * length), dtype=_loss_dtype(network), device=device
-    )
+    answer = positions < (batch.prompt_length + batch.answer_length)[:, None]
+    weight = answer.to(_loss_dtype(network)).clamp(min=config.fill_weight)
+    weight = weight / weight.sum(1, keepdim=True) / rows
     offset = None
     if config.leave_one_out:
         # Where a ramp has no noise at all the observation says everything: bounded, not infinite.
@@ -183,7 +183,7 @@ def _denoising_loss(
         hidden.flatten(0, 1),
         network.embed.weight,
         clean.flatten(),
-        weight,
+        weight.flatten(),
         network.config.text.final_logit_softcapping,
         offset,
     )

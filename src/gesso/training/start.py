@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from gesso.checkpoint import load_network, read_config, resolve
@@ -26,6 +28,8 @@ def start(config: TrainConfig) -> Network:
             f"base: {config.base} has not the shape that the recipe's model says; "
             "correct the recipe, or leave model out"
         )
+    if config.model is not None:
+        network.config = replace(network.config, canvas_length=config.model.canvas_length)
     if is_quantized(network) and config.lora is None:
         raise ValueError(
             f"base: the weights of {config.base} are in few bits, which are not trained; set lora "

@@ -1,0 +1,39 @@
+"""Python infilling: what was taken out of a function, from what stands before and after it.
+
+gesso train recipes/infill.py --out runs/infill-first
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from gesso.training.config import ObjectiveConfig, OptimizerConfig, TrainConfig
+from recipes.tiny import checkpoint_of, model_config, skills
+
+
+def recipe() -> TrainConfig:
+    """Lines, expressions and blocks, from the weights of `tiny.py:skills`, which met some.
+
+    Half the canvas, for a line has some 17 tokens; the places behind them count a tenth, or four
+    fifths of the gradient would go to the fill. The causal loss reads the whole function: on some
+    ten million tokens of Python, most of what is learned about it is learned there. Each encoded
+    function serves four canvases.
+    """
+    before = skills()
+    return replace(
+        before,
+        model=replace(model_config(), canvas_length=32),
+        base=checkpoint_of("tiny-skills"),
+        steps=800,
+        tasks={"infill": 0.5, "infill-line": 0.45, "infill-prefix": 0.05},
+        objective=ObjectiveConfig(
+            ramp=0.5, draws=4, self_conditioning=0.5, slip=0.1, fill_weight=0.1
+        ),
+        optimizer=OptimizerConfig(
+            method="muon", lr=1.2e-3, warmup_steps=50, final_lr_share=0.1, ema_decay=0.997
+        ),
+        accumulate=1,
+        save_every=50,
+        log_every=10,
+        seed=10,
+    )
