@@ -37,3 +37,33 @@ def recipe() -> TrainConfig:
         log_every=10,
         seed=10,
     )
+
+
+def canvas() -> TrainConfig:
+    """The second stage: the canvas catches up with the causal pass.
+
+    Which writes left to right by then what the canvas still mixes up. Four canvases an encoded
+    function, the causal loss at half its weight, and the sampler on some of the canvases.
+    """
+    before = recipe()
+    return replace(
+        before,
+        base=checkpoint_of("infill-first"),
+        steps=520,
+        tasks={"infill": 0.4, "infill-line": 0.55, "infill-prefix": 0.05},
+        objective=replace(
+            before.objective,
+            causal_weight=0.5,
+            ramp=0.6,
+            draws=4,
+            self_conditioning=0.6,
+            unroll=0.5,
+            unroll_steps=4,
+            unroll_bounds=(0.05, 1.0),
+            unroll_temperatures=(0.6, 1.0),
+        ),
+        optimizer=replace(
+            before.optimizer, lr=1e-3, warmup_steps=20, final_lr_share=0.02, ema_decay=0.997
+        ),
+        seed=11,
+    )
