@@ -17,8 +17,8 @@ from recipes.tiny import checkpoint_of, model_config, skills
 def recipe() -> TrainConfig:
     """Lines, expressions and blocks, from the weights of `tiny.py:skills`, which met some.
 
-    Half the canvas, for a line has some 17 tokens; the places behind them count a tenth, or four
-    fifths of the gradient would go to the fill. The causal loss reads the whole function: most of
+    Half the canvas, for a line has some 17 tokens; and the places behind them count a tenth, or the
+    fill would have most of the gradient. The causal loss reads the whole function: most of
     what is learned about Python is learned there. Each encoded function serves four canvases. (The
     run was set to 800 steps and stopped at 550; its first 62 met the prompt in another order.)
     """
