@@ -1,5 +1,6 @@
 """Infilling: the answer restores a function, whole modules are held out, the judge is fair."""
 
+import ast
 import itertools
 
 import pytest
@@ -23,6 +24,15 @@ def test_the_answer_restores_the_function(split: str) -> None:
         assert is_held(example.info["module"]) == (split == "held")
         assert TASK.verdict(example, example.completion) == dict(exact=1, parses=1, similarity=1)
     assert {example.info["kind"] for example in some(split)} == {"expression", "line", "block"}
+
+
+def test_prose_is_not_asked_for() -> None:
+    """The function that is in view has no docstring, and no hole begins with a comment."""
+    for example in itertools.islice(get_task("infill-line").examples(split="train", seed=2), 300):
+        assert not example.completion.startswith("#")
+        whole = example.info["before"] + example.completion + example.info["after"]
+        [function] = ast.parse(whole).body
+        assert ast.get_docstring(function) is None
 
 
 def test_there_is_enough_of_both() -> None:

@@ -2,10 +2,10 @@
 
 A row is encoded once, clean and causal. One of its canvases is corrupted at a uniform noise level
 and denoised against the encoded columns before it; every position is scored, corrupted or not,
-the fill after the answer too, with weight 1. The encoder's hidden states are scored as a causal
-language model: in small models that loss is what teaches copying. Gradients flow through the
-cache. (Published recipe of google-deepmind/gemma and NeMo; self-conditioning is gated by a mask,
-so that "off" is a true zero, as at inference.)
+the fill after the answer too, by default with weight 1. The encoder's hidden states are scored as
+a causal language model: in small models that loss is what teaches copying. Gradients flow through
+the cache. (Published recipe of google-deepmind/gemma and NeMo; self-conditioning is gated by a
+mask, so that "off" is a true zero, as at inference.)
 """
 
 from __future__ import annotations
