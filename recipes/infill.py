@@ -1,17 +1,36 @@
 """Python infilling: what was taken out of a function, from what stands before and after it.
 
-    gesso train recipes/infill.py --out runs/infill-first
-    gesso train recipes/infill.py:canvas --out runs/infill-canvas
+gesso train recipes/infill.py --out runs/infill-first
+gesso train recipes/infill.py:canvas --out runs/infill-canvas
+gesso train recipes/infill.py:body --out runs/infill-body
+gesso train recipes/infill.py:words --out runs/infill-words
+gesso train recipes/infill.py:again --out runs/infill-again
+python recipes/average.py runs/infill-words/checkpoint runs/infill-again/checkpoint \\
+    --out runs/infill
 
-From the weights of `tiny.py:skills`. docs/training.md says what it is worth; it is not shipped.
+From the weights of `tiny.py:skills`. docs/training.md says what it is worth.
 """
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
+import torch
+import torch.nn.functional as F
+
+from gesso.checkpoint import load_network, read_generation_config, save_checkpoint
+from gesso.model.network import Network
+from gesso.processor import Processor
+from gesso.tasks.infill import LONGEST_WHOLE, functions, is_held, sources
 from gesso.training.config import ObjectiveConfig, OptimizerConfig, TrainConfig
 from recipes.tiny import checkpoint_of, model_config, skills
+from recipes.tiny_tokenizer import PYTHON, SPACE, build_tokenizer, save_tokenizer
+
+VOCAB_SIZE = 3072
+BASE = checkpoint_of("infill-base")
 
 
 def recipe() -> TrainConfig:
@@ -76,3 +95,116 @@ def canvas() -> TrainConfig:
         optimizer=replace(before.optimizer, lr=1e-3, warmup_steps=20, final_lr_share=0.02),
         seed=11,
     )
+
+
+def body() -> TrainConfig:
+    """The third stage: canvases in the middle of code.
+
+    A hidden line is 15 tokens in a prompt of a hundred: the canvas had learned from a tenth of what
+    the causal pass had read, and was less sure of a token with all the others in view than that
+    pass without. Of a body nearly all tokens are a canvas's, and each of the six draws takes
+    another of its canvases. (What the fourth stage began from is the mean of two such runs, with
+    seeds 31 and 32; the second's last 190 steps had the causal pass's beliefs in half of the
+    targets, which made no difference that could be told.)
+    """
+    before = canvas()
+    return replace(
+        before,
+        base=checkpoint_of("infill-canvas"),
+        steps=380,
+        batch_size=24,
+        tasks={"infill-body": 0.6, "infill": 0.15, "infill-line": 0.2, "infill-prefix": 0.05},
+        objective=replace(
+            before.objective,
+            draws=6,
+            causal_weight=0.3,
+            ramp=0.5,
+            self_conditioning=0.3,
+            unroll=0.0,
+        ),
+        optimizer=replace(
+            before.optimizer, lr=1.2e-3, warmup_steps=40, final_lr_share=1.0, ema_decay=0.996
+        ),
+        seed=31,
+    )
+
+
+def words() -> TrainConfig:
+    """The fourth stage: another vocabulary, in which a line is 10 tokens instead of 15.
+
+    Each of them is one more chance for the canvas to go wrong, and one more place to look at.
+    """
+    if not (BASE / "tokenizer.json").exists():
+        write_base(checkpoint_of("infill-body"), BASE)
+    before = body()
+    return replace(
+        before,
+        model=None,
+        base=BASE,
+        processor=BASE,
+        steps=890,
+        batch_size=32,
+        tasks={"infill-body": 0.45, "infill": 0.17, "infill-line": 0.33, "infill-prefix": 0.05},
+        objective=replace(
+            before.objective,
+            causal_weight=0.4,
+            self_conditioning=0.4,
+            unroll=0.2,
+            unroll_steps=3,
+        ),
+        optimizer=replace(before.optimizer, lr=1.5e-3, final_lr_share=0.01, ema_decay=0.995),
+        seed=51,
+    )
+
+
+def again() -> TrainConfig:
+    """Other examples from the fourth stage's step 150 on. What counts is the mean of the two."""
+    before = words()
+    return replace(
+        before,
+        base=checkpoint_of("infill-words-150"),
+        steps=740,
+        optimizer=replace(before.optimizer, lr=1.45e-3),
+        seed=52,
+    )
+
+
+def write_base(source: Path, folder: Path) -> None:
+    """The checkpoint `source` with Python's vocabulary and canvases of 24.
+
+    A new token begins where its old ones lie on average, at their usual distance from the origin.
+    """
+    tokenizer = build_tokenizer(_corpus(), vocab_size=VOCAB_SIZE, cuts=PYTHON)
+    old = Processor.load(source).tokenizer
+    before = load_network(source, dtype=torch.float32)
+    weights = before.state_dict()
+    table = weights["embed.weight"]
+    rows = []
+    for token in range(VOCAB_SIZE):
+        spelling = tokenizer.id_to_token(token)
+        pieces = table[old.encode(spelling.replace(SPACE, " "), specials=True)]
+        rows.append(F.normalize(pieces.mean(0), dim=0) * pieces.norm(dim=1).mean())
+    # Bytes are named, not spelled.
+    for byte in range(256):
+        token = tokenizer.token_to_id(f"<0x{byte:02X}>")
+        rows[token] = table[token]
+    config = replace(
+        before.config,
+        text=replace(before.config.text, vocab_size=VOCAB_SIZE),
+        canvas_length=24,
+    )
+    network = Network(config)
+    network.load_state_dict(weights | {"embed.weight": torch.stack(rows)})
+    save_checkpoint(
+        network, folder, dtype=torch.bfloat16, generation=read_generation_config(source)
+    )
+    shutil.copy(source / "chat_template.jinja", folder)
+    save_tokenizer(tokenizer, folder)
+
+
+def _corpus() -> Iterator[str]:
+    # The template's own words and the task's, so that they cost one token a word.
+    yield from ["user model system thought Infill suffix prefix"] * 3000
+    for name in sources():
+        if not is_held(name):
+            yield from functions(name, LONGEST_WHOLE)

@@ -15,7 +15,6 @@ gesso eval sudoku9 --model runs/sudoku9-twin/checkpoint --mode autoregressive --
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import replace
 from importlib import resources
@@ -24,7 +23,7 @@ from pathlib import Path
 from gesso.config import GenerationConfig, ModelConfig, RopeConfig
 from gesso.training.config import EvaluationConfig, ObjectiveConfig, OptimizerConfig, TrainConfig
 from recipes import tiny
-from recipes.tiny_tokenizer import build_tokenizer, tokenizer_config
+from recipes.tiny_tokenizer import build_tokenizer, save_tokenizer
 
 PROCESSOR = Path(str(resources.files("gesso") / "assets" / "sudoku9"))
 VOCAB_SIZE = 384
@@ -201,9 +200,5 @@ def model_config() -> ModelConfig:
 def _write_processor() -> None:
     words = ["Sudoku user model system thought"] * 100
     tokenizer = build_tokenizer(words, vocab_size=VOCAB_SIZE)
-    PROCESSOR.mkdir(parents=True, exist_ok=True)
-    tokenizer.save(str(PROCESSOR / "tokenizer.json"))
-    (PROCESSOR / "tokenizer_config.json").write_text(
-        json.dumps(tokenizer_config(), indent=2) + "\n", encoding="utf-8"
-    )
+    save_tokenizer(tokenizer, PROCESSOR)
     shutil.copy(tiny.PROCESSOR / "chat_template.jinja", PROCESSOR)

@@ -23,7 +23,7 @@ from pathlib import Path
 from gesso.config import GenerationConfig, ModelConfig, RopeConfig, TextConfig, VisionConfig
 from gesso.tasks import get_task
 from gesso.training.config import ObjectiveConfig, OptimizerConfig, TrainConfig
-from recipes.tiny_tokenizer import build_tokenizer, tokenizer_config
+from recipes.tiny_tokenizer import build_tokenizer, save_tokenizer
 
 TASKS = {"extract": 1.0}
 VOCAB_SIZE = 2560
@@ -238,11 +238,7 @@ def write_tokenizer(folder: Path) -> None:
     """Train the vocabulary on the tasks' own texts and some Python, and write it."""
     tokenizer = build_tokenizer(_corpus(), vocab_size=VOCAB_SIZE)
     assert tokenizer.get_vocab_size() == VOCAB_SIZE, tokenizer.get_vocab_size()
-    folder.mkdir(parents=True, exist_ok=True)
-    tokenizer.save(str(folder / "tokenizer.json"))
-    (folder / "tokenizer_config.json").write_text(
-        json.dumps(tokenizer_config(), indent=2) + "\n", encoding="utf-8"
-    )
+    save_tokenizer(tokenizer, folder)
 
 
 def _corpus() -> Iterator[str]:

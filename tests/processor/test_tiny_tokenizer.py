@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from recipes.tiny_tokenizer import ALPHABET, BYTES, SPECIALS, build_tokenizer
+from recipes.tiny_tokenizer import ALPHABET, BYTES, PYTHON, SPECIALS, build_tokenizer
 
 TEXTS = ['the name is "Ada","age":36\n', "the  name of Ada <|turn> naïve"] * 3
 
@@ -13,6 +13,12 @@ TEXTS = ['the name is "Ada","age":36\n', "the  name of Ada <|turn> naïve"] * 3
 @pytest.fixture(scope="module")
 def tiny() -> Tokenizer:
     return build_tokenizer(TEXTS, vocab_size=420)
+
+
+@pytest.fixture(scope="module")
+def python() -> Tokenizer:
+    texts = ["    return self.area if x in (y,) is not None\n", "x = y, z", "selfish returns"] * 3
+    return build_tokenizer(texts, vocab_size=480, cuts=PYTHON)
 
 
 def tokens(tiny: Tokenizer, text: str) -> list[str]:
@@ -26,13 +32,14 @@ def test_ids_start_with_specials_newline_bytes_characters(tiny: Tokenizer) -> No
     assert set(ALPHABET) <= set(tiny.get_vocab())
 
 
-@given(st.text() | st.text(alphabet=" \n\t\r<|>0a🙂é_"))
-def test_text_comes_back(tiny: Tokenizer, text: str) -> None:
+@given(st.text() | st.text(alphabet=" \n\t\r<|>0a🙂é_") | st.text(alphabet="if n_(, =."))
+def test_text_comes_back(tiny: Tokenizer, python: Tokenizer, text: str) -> None:
     if any(special in text for special in SPECIALS):
         return
-    ids = tiny.encode(text, add_special_tokens=False).ids
-    assert tiny.decode(ids) == text.replace("\u2581", " ")
-    assert tiny.token_to_id("<unk>") not in ids
+    for tokenizer in (tiny, python):
+        ids = tokenizer.encode(text, add_special_tokens=False).ids
+        assert tokenizer.decode(ids) == text.replace("\u2581", " ")
+        assert tokenizer.token_to_id("<unk>") not in ids
 
 
 @given(st.from_regex(r"[^\W\d_]{1,8}", fullmatch=True), st.sampled_from(["", " ", "\n", "(", "7"]))
@@ -49,6 +56,17 @@ def test_cuts(tiny: Tokenizer) -> None:
     assert tokens(tiny, "36\n\n7") == ["3", "6", "\n", "\n", "7"]
     assert tokens(tiny, '","') == ['","']
     assert tokens(tiny, "🙂") == ["<0xF0>", "<0x9F>", "<0x99>", "<0x82>"]
+
+
+def test_cuts_of_python(python: Tokenizer) -> None:
+    text = "    return self.area if x in (y,) is not None"
+    assert tokens(python, text) == [
+        *("▁▁▁▁", "return▁", "self.", "area", "▁if▁", "x", "▁in▁", "("),
+        *("y", ",)▁", "is▁", "not▁", "None"),
+    ]
+    assert tokens(python, "x = y, z") == ["x", "▁=▁", "y", ",▁", "z"]
+    # Only whole keywords take a space, and a name is the same wherever it stands.
+    assert tokens(python, "returns selfish") == [*tokens(python, "returns"), "▁", "selfish"]
 
 
 def test_building_is_deterministic() -> None:

@@ -2,11 +2,21 @@
 
 import ast
 import itertools
+import re
 
 import pytest
 
 from gesso.tasks import Example, get_task
-from gesso.tasks.infill import ASKED, PREFIX, SUFFIX, functions, is_held, sources
+from gesso.tasks.infill import (
+    ASKED,
+    LONGEST_BODY,
+    LONGEST_WHOLE,
+    PREFIX,
+    SUFFIX,
+    functions,
+    is_held,
+    sources,
+)
 
 TASK = get_task("infill")
 
@@ -53,6 +63,24 @@ def test_lines_with_and_without_what_follows_them() -> None:
         # The judge knows what follows.
         for text in (cut.completion, "(", "pass"):
             assert tasks[1].verdict(cut, text) == tasks[0].verdict(whole, text)
+
+
+def test_bodies() -> None:
+    """A few whole lines are shown, and as many hidden after them as the limit lets."""
+    task = get_task("infill-body")
+    for example in itertools.islice(task.examples(split="held", seed=4), 200):
+        before, after = example.info["before"], example.info["after"]
+        shown = example.prompt.removeprefix(ASKED + PREFIX)
+        assert before.endswith(shown)
+        assert before[: -len(shown)][-1:] in ("", "\n")
+        whole = before + example.completion + after
+        assert whole in functions(example.info["module"], LONGEST_WHOLE)
+        assert 0 < len(example.completion) <= LONGEST_BODY
+        assert is_held(example.info["module"])
+        assert task.verdict(example, example.completion) == dict(exact=1, parses=1, similarity=1)
+        # What stands after it would have been too much.
+        [following] = re.findall(r"\A\n*.*", after)
+        assert not after or len(example.completion + following) > LONGEST_BODY
 
 
 def test_splits_and_seeds() -> None:

@@ -17,6 +17,7 @@ _TASKS: dict[str, Callable[[], Task]] = {
     "countdown": CountdownTask,
     "extract": ExtractTask,
     "infill": InfillTask,
+    "infill-body": partial(InfillTask, "infill-body", kinds=("body",), suffix=False),
     "infill-line": partial(InfillTask, "infill-line", kinds=("line",)),
     "infill-prefix": partial(InfillTask, "infill-prefix", kinds=("line",), suffix=False),
     "sudoku4": partial(SudokuTask, 4),

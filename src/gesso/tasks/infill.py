@@ -11,7 +11,9 @@ an expression, a line or some lines, and no comment. Held out: whole modules, by
 name. Other versions of Python have other sources, so figures say which one they were measured with.
 
 `infill-line` hides lines alone; `infill-prefix` hides the same lines and shows nothing of what
-follows them, which is all that a model who writes from left to right would see.
+follows them, which is all that a model who writes from left to right would see. `infill-body`
+hides what follows a line of a function of any length, 480 characters of it, and shows some lines
+before it: a lesson rather than a question, for it gives the canvas ten times as much to write.
 """
 
 from __future__ import annotations
@@ -34,6 +36,8 @@ KINDS = ("expression", "line", "block")
 # Functions of this many lines and characters; hidden text of this many characters.
 FEWEST_LINES, LONGEST_FUNCTION = 3, 600
 SHORTEST, LONGEST = 3, 160
+# The same for bodies, and how much of what stands before them is shown.
+LONGEST_WHOLE, LONGEST_BODY, SHOWN = 20_000, 480, 200
 # One module in so many is held out.
 HELD = 8
 # Not for users; or their modules copy one another, so that none of them is unseen.
@@ -55,6 +59,7 @@ class InfillTask:
         self.name = name
         self._kinds = kinds
         self._suffix = suffix
+        self._longest = LONGEST_WHOLE if "body" in kinds else LONGEST_FUNCTION
 
     def examples(self, *, split: str, seed: int) -> Iterator[Example]:
         """An endless stream, the same for the same split and seed. ValueError: unknown split."""
@@ -79,15 +84,17 @@ class InfillTask:
         sizes = list(itertools.accumulate(sources()[name].stat().st_size for name in names))
         while True:
             [name] = rng.choices(names, cum_weights=sizes)
-            source = rng.choice(functions(name)) if functions(name) else ""
+            found = functions(name, self._longest)
+            source = rng.choice(found) if found else ""
             kind = rng.choice(self._kinds)
             hole = _hole(source, kind, rng) if source else None
             if hole is None:
                 continue
             start, end = hole
             before, after = source[:start], source[end:]
+            shown = before if kind != "body" else before[before.rfind("\n", 0, -SHOWN) + 1 :]
             yield Example(
-                prompt=ASKED + f"{SUFFIX}{after}" * self._suffix + PREFIX + before,
+                prompt=ASKED + f"{SUFFIX}{after}" * self._suffix + PREFIX + shown,
                 completion=source[start:end],
                 info={"kind": kind, "module": name, "before": before, "after": after},
             )
@@ -106,7 +113,7 @@ def sources() -> dict[str, Path]:
 
 
 @cache
-def functions(name: str) -> tuple[str, ...]:
+def functions(name: str, longest: int = LONGEST_FUNCTION) -> tuple[str, ...]:
     """A module's functions of a fitting size, without their indentation and docstrings."""
     text = sources()[name].read_text(encoding="utf-8", errors="replace")
     tree = _parse(text)
@@ -119,7 +126,7 @@ def functions(name: str) -> tuple[str, ...]:
             said = node.body[:1] if ast.get_docstring(node, clean=False) is not None else []
             own = _lines(node) - set().union(*map(_lines, said))
             source = textwrap.dedent("\n".join(lines[number - 1] for number in sorted(own)))
-            fits = len(source) <= LONGEST_FUNCTION and source.count("\n") + 1 >= FEWEST_LINES
+            fits = len(source) <= longest and source.count("\n") + 1 >= FEWEST_LINES
             if fits and _parse(source) is not None:
                 found.append(source)
     return tuple(found)
@@ -144,6 +151,13 @@ def _hole(source: str, kind: str, rng: Random) -> tuple[int, int] | None:
             first = len(row[: node.col_offset].decode())
             last = len(row[: node.end_col_offset].decode())
             spans.append((starts[node.lineno - 1] + first, starts[node.lineno - 1] + last))
+    elif kind == "body":
+        # As much as may be hidden, from wherever that much follows.
+        first = rng.randint(1, max(1, sum(s < len(source) - LONGEST_BODY for s in starts) - 1))
+        start = starts[first + 1] - 1 - len(lines[first].lstrip())
+        ends = [end - 1 for end in starts[first + 1 :] if end - 1 <= start + LONGEST_BODY]
+        whole = source[start : ends[-1]].rstrip("\n") if ends else ""
+        return (start, start + len(whole)) if whole and lines[first].strip() else None
     else:
         count = 1 if kind == "line" else rng.randint(2, 5)
         for first in range(1, len(lines) - count + 1):
