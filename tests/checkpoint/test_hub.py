@@ -60,7 +60,8 @@ def test_the_embedded_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     embedded = Path(gesso.__file__).parent / "assets" / "tiny"
     assert embedded.is_dir()
     assert resolve("tiny") == embedded
-    assert resolve("sudoku9") == embedded.parent / "sudoku9"
+    for name in ("sudoku9", "infill"):
+        assert resolve(name) == embedded.parent / name
     assert resolve("./tiny") == Path("tiny")
 
 

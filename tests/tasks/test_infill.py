@@ -3,9 +3,12 @@
 import ast
 import itertools
 import re
+from statistics import mean
 
 import pytest
 
+import gesso
+from gesso.engine import Engine
 from gesso.tasks import Example, get_task
 from gesso.tasks.infill import (
     ASKED,
@@ -98,3 +101,15 @@ def test_verdicts() -> None:
     assert TASK.verdict(example, "w *")["parses"] == 0
     assert TASK.verdict(example, "\x00")["parses"] == 0
     assert TASK.verdict(example, "")["similarity"] == 0
+
+
+def test_the_embedded_infiller() -> None:
+    """On held-out lines, which differ from one Python to the next: it writes Python, and some of
+    what was there."""
+    task = get_task("infill-line")
+    examples = list(itertools.islice(task.examples(split="held", seed=3), 16))
+    engine = Engine(gesso.load("infill"), max_rows=16)
+    found = engine.answers([example.prompt for example in examples])
+    verdicts = [task.verdict(examples[place], result.text) for place, result in found]
+    assert mean(verdict["parses"] for verdict in verdicts) > 0.4
+    assert mean(verdict["similarity"] for verdict in verdicts) > 0.25

@@ -7,7 +7,7 @@ from importlib.resources import files
 from pathlib import Path
 
 # Those that come with the package, by name.
-EMBEDDED = ("tiny", "sudoku9")
+EMBEDDED = ("tiny", "sudoku9", "infill")
 
 # What a checkpoint is made of. Repositories may also hold pickles, which are never wanted.
 _WEIGHTS, _ABOUT = ["*.safetensors"], ["*.json", "*.jinja"]
@@ -17,8 +17,8 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 def resolve(source: str | Path, *, revision: str | None = None, weights: bool = True) -> Path:
     """The folder of a checkpoint, downloaded when it must be.
 
-    source: "tiny" or "sudoku9" for those that come with the package, whatever lies in the working
-    directory (a folder of that name is "./tiny"); a folder; or a hub id, "owner/name".
+    source: "tiny", "sudoku9" or "infill" for those that come with the package, whatever lies in
+    the working directory (a folder of that name is "./tiny"); a folder; or a hub id, "owner/name".
     revision: a branch, tag or commit of the hub. weights: False fetches only what describes
     them. HF_HUB_OFFLINE=1 uses the local cache alone.
     ValueError when there is no such checkpoint or it cannot be fetched.
