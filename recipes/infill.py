@@ -137,8 +137,9 @@ def words() -> TrainConfig:
     Each of them is one more chance for the canvas to go wrong, and one more place to look at. (The
     run was set to 1,150 steps, to 890 from the 150th on and to 760 from the 270th.)
     """
-    if not (BASE / "tokenizer.json").exists():
-        write_base(checkpoint_of("infill-body"), BASE)
+    source = checkpoint_of("infill-body")
+    if source.exists() and not (BASE / "tokenizer.json").exists():
+        write_base(source, BASE)
     before = body()
     return replace(
         before,
