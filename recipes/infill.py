@@ -29,7 +29,7 @@ from gesso.processor import Processor
 from gesso.tasks.infill import LONGEST_WHOLE, functions, is_held, sources
 from gesso.training.config import ObjectiveConfig, OptimizerConfig, TrainConfig
 from recipes.tiny import checkpoint_of, model_config, skills
-from recipes.tiny_tokenizer import PYTHON, SPACE, build_tokenizer, save_tokenizer
+from recipes.tiny_tokenizer import FIXED, PYTHON, SPACE, build_tokenizer, save_tokenizer
 
 VOCAB_SIZE = 3072
 BASE = checkpoint_of("infill-base")
@@ -139,7 +139,7 @@ def words() -> TrainConfig:
     """
     source = checkpoint_of("infill-body")
     if source.exists() and not (BASE / "tokenizer.json").exists():
-        write_base(source, BASE)
+        _write_base(source, BASE)
     before = body()
     return replace(
         before,
@@ -166,7 +166,8 @@ def words() -> TrainConfig:
 def again() -> TrainConfig:
     """Other examples from the fourth stage's step 150 on; what is shipped is the mean of the two.
 
-    (The run was set to 740 steps until its 119th.)
+    Its base is a copy of the fourth stage's folder at that step. (The run was set to 740 steps
+    until its 119th.)
     """
     before = words()
     return replace(
@@ -178,7 +179,7 @@ def again() -> TrainConfig:
     )
 
 
-def write_base(source: Path, folder: Path) -> None:
+def _write_base(source: Path, folder: Path) -> None:
     """The checkpoint `source` with Python's vocabulary and canvases of 24.
 
     A new token begins where its old ones lie on average, at their usual distance from the origin.
@@ -188,15 +189,11 @@ def write_base(source: Path, folder: Path) -> None:
     before = load_network(source, dtype=torch.float32)
     weights = before.state_dict()
     table = weights["embed.weight"]
-    rows = []
-    for token in range(VOCAB_SIZE):
-        spelling = tokenizer.id_to_token(token)
-        pieces = table[old.encode(spelling.replace(SPACE, " "), specials=True)]
+    rows = list(table[:FIXED])  # what both vocabularies begin with
+    for token in range(FIXED, VOCAB_SIZE):
+        spelling = tokenizer.id_to_token(token).replace(SPACE, " ")
+        pieces = table[old.encode(spelling)]
         rows.append(F.normalize(pieces.mean(0), dim=0) * pieces.norm(dim=1).mean())
-    # Bytes are named, not spelled.
-    for byte in range(256):
-        token = tokenizer.token_to_id(f"<0x{byte:02X}>")
-        rows[token] = table[token]
     config = replace(
         before.config,
         text=replace(before.config.text, vocab_size=VOCAB_SIZE),

@@ -7,7 +7,7 @@ start of a line is then another token than the same word in a sentence; a small 
 copy names cannot afford that. Cuts of prose: runs of spaces, single newlines, single digits, runs
 of letters, runs of everything else (so `","` and `":` can become one token). Those of Python give
 a space to the keyword or the sign beside it (`return `, ` in `, ` = `, `, `), and `self.` is one: a
-line has a third fewer tokens, and its names still stand alone.
+line has three tenths fewer tokens, and its names still stand alone.
 
 Every text without special spellings comes back exactly, but for U+2581 itself, which comes back as
 a space, as in Gemma: the decoder cannot tell the two apart.
@@ -73,7 +73,9 @@ PYTHON = "|".join(
         rf"[\p{{L}}\p{{M}}_]+|{SPACE}?{_SIGN}+(?:{SPACE}(?!{SPACE}))?|{SPACE}",
     )
 )
-_SMALLEST = len(SPECIALS) + 1 + len(BYTES) + len(ALPHABET)
+# Every vocabulary begins with specials, newline and bytes, whatever it learned.
+FIXED = len(SPECIALS) + 1 + len(BYTES)
+_SMALLEST = FIXED + len(ALPHABET)
 
 
 def build_tokenizer(texts: Iterable[str], *, vocab_size: int, cuts: str = PROSE) -> Tokenizer:
@@ -89,7 +91,7 @@ def build_tokenizer(texts: Iterable[str], *, vocab_size: int, cuts: str = PROSE)
         raise ValueError(
             f"vocab_size is {vocab_size}, but the fixed tokens alone are {_SMALLEST}; raise it"
         )
-    learned, merges = _learn(texts, cuts, size=vocab_size - len(SPECIALS) - 1 - len(BYTES))
+    learned, merges = _learn(texts, cuts, size=vocab_size - FIXED)
     tokens = [*SPECIALS, NEWLINE, *BYTES, *learned]
     tokenizer = Tokenizer(
         models.BPE(

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import huggingface_hub
 import pytest
@@ -17,7 +17,7 @@ class Response:
     """As much of an HTTP answer as the hub's errors look at."""
 
     status_code = 404
-    headers: dict[str, str] = {}  # noqa: RUF012
+    headers: ClassVar[dict[str, str]] = {}
     request = None
 
 

@@ -12,8 +12,8 @@ name. Other versions of Python have other sources, so figures say which one they
 
 `infill-line` hides lines alone; `infill-prefix` hides the same lines and shows nothing of what
 follows them, which is all that a model who writes from left to right would see. `infill-body`
-hides what follows a line of a function of any length, 480 characters of it, and shows some lines
-before it: a lesson rather than a question, for it gives the canvas ten times as much to write.
+hides what follows a line of a function of any length, 480 characters of it with their comments, and
+shows some lines before: a lesson rather than a question, for it gives the canvas far more to write.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ KINDS = ("expression", "line", "block")
 # Functions of this many lines and characters; hidden text of this many characters.
 FEWEST_LINES, LONGEST_FUNCTION = 3, 600
 SHORTEST, LONGEST = 3, 160
-# The same for bodies, and how much of what stands before them is shown.
+# The same for bodies, and how much of what stands before them is shown at least, in whole lines.
 LONGEST_WHOLE, LONGEST_BODY, SHOWN = 20_000, 480, 200
 # One module in so many is held out.
 HELD = 8
