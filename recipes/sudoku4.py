@@ -25,7 +25,7 @@ def recipe() -> TrainConfig:
     embedded = tiny.recipe()
     return replace(
         embedded,
-        steps=1500,
+        steps=1000,
         batch_size=64,
         tasks={"sudoku4": 1.0},
         model=model_config(),
