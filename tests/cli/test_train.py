@@ -163,6 +163,20 @@ def test_another_function_of_the_file(run: Run, recipe: Path, tmp_path: Path) ->
     assert f"{recipe}: no function longer(); define one" in err
 
 
+@pytest.mark.parametrize(
+    ("name", "folder"), [("", "small"), (":recipe", "small"), (":brief", "small-brief")]
+)
+def test_a_run_without_a_folder_is_kept_by_its_recipe(
+    run: Run, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, folder: str
+) -> None:
+    with recipe.open("a") as file:
+        file.write("\n\nbrief = recipe\n")
+    monkeypatch.chdir(tmp_path)
+    code, said, _ = run("train", f"{recipe}{name}")
+    assert (code, said) == (0, f"checkpoint: {Path('runs', folder, 'checkpoint')}\n")
+    assert run("train", f"{recipe}{name}", "--steps", 3).err == "resuming at step 2 of 3\n"
+
+
 def recipes() -> list[str]:
     """FILE:NAME of every function in the project's recipes that says it gives a TrainConfig."""
     found = []

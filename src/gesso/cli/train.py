@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from gesso.training.trainer import StepLog, Trainer
 
 
+# The function that a recipe's file defines when no other is asked for.
+_DEFAULT = "recipe"
+
+
 class _StoppedError(Exception):
     """Ctrl-C or SIGTERM, told between two steps."""
 
@@ -44,7 +48,12 @@ def add(commands: Commands, *, parents: Sequence[argparse.ArgumentParser]) -> No
         help="a Python file with a function recipe() that returns a TrainConfig; FILE:NAME calls "
         "another function of it",
     )
-    parser.add_argument("--out", type=Path, metavar="DIR", help="the run's folder")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="the run's folder; without it runs/FILE, or runs/FILE-NAME, after the recipe",
+    )
     parser.add_argument(
         "--dry-run",
         action="store_true",
@@ -73,8 +82,6 @@ def add(commands: Commands, *, parents: Sequence[argparse.ArgumentParser]) -> No
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.out is None and not args.dry_run:
-        raise ValueError("--out: not given; name the folder that the run is to be kept in")
     if args.json and not args.dry_run:
         raise ValueError("--json: goes with --dry-run; a run writes its figures to log.jsonl")
     set_threads(args)
@@ -87,6 +94,9 @@ def run(args: argparse.Namespace) -> int:
         config = replace(config, skip_bad=True)
     if args.dry_run:
         return _dry_run(config, as_json=args.json)
+    if args.out is None:
+        file, name = _path_and_name(args.recipe)
+        args.out = Path("runs") / (file.stem if name == _DEFAULT else f"{file.stem}-{name}")
     _check_folder(args)
     from gesso.training.trainer import Trainer
 
@@ -132,9 +142,7 @@ def load_recipe(recipe: str) -> TrainConfig:
     """
     from gesso.training.config import TrainConfig
 
-    file, _, name = recipe.rpartition(":")
-    # A drive's letter is no file, and what follows it no name.
-    path, name = (Path(file), name) if file and name.isidentifier() else (Path(recipe), "recipe")
+    path, name = _path_and_name(recipe)
     if not path.is_file():
         raise ValueError(f"{path}: no such file; a recipe is a file with a function recipe()")
     spec = importlib.util.spec_from_file_location(path.stem, path)
@@ -160,6 +168,13 @@ def load_recipe(recipe: str) -> TrainConfig:
         got = type(config).__name__
         raise ValueError(f"{path}: {name}() returns {got}; expected a TrainConfig")
     return config
+
+
+def _path_and_name(recipe: str) -> tuple[Path, str]:
+    """The file and the function of FILE:NAME."""
+    file, _, name = recipe.rpartition(":")
+    # A drive's letter is no file, and what follows it no name.
+    return (Path(file), name) if file and name.isidentifier() else (Path(recipe), _DEFAULT)
 
 
 def _check_folder(args: argparse.Namespace) -> None:
