@@ -177,6 +177,24 @@ def test_a_run_without_a_folder_is_kept_by_its_recipe(
     assert run("train", f"{recipe}{name}", "--steps", 3).err == "resuming at step 2 of 3\n"
 
 
+def test_what_a_run_left_is_not_overwritten(run: Run, recipe: Path, tmp_path: Path) -> None:
+    """Without its state, too, which takes the most room and is the first to be deleted."""
+    out = tmp_path / "out"
+    assert run("train", recipe, "--out", out).code == 0
+    (out / "state.safetensors").unlink()
+    before = (out / "log.jsonl").read_bytes()
+    code, _, err = run("train", recipe, "--out", out, "--fresh")
+    assert code == 2
+    assert "overwrites nothing" in err
+    assert (out / "log.jsonl").read_bytes() == before
+
+
+def test_a_recipe_may_define_a_dataclass(run: Run, recipe: Path, tmp_path: Path) -> None:
+    text = "from __future__ import annotations\nfrom dataclasses import dataclass\n"
+    recipe.write_text(text + recipe.read_text() + "\n\n@dataclass\nclass A:\n    b: int\n")
+    assert run("train", recipe, "--out", tmp_path / "out", "--steps", 1).code == 0
+
+
 def recipes() -> list[str]:
     """FILE:NAME of every function in the project's recipes that says it gives a TrainConfig."""
     found = []

@@ -107,14 +107,6 @@ def test_nothing_is_cut(processor: Processor) -> None:
     assert len(row.answer) > 300
 
 
-def test_examples_come_from_the_training_split(processor: Processor) -> None:
-    """And the answer reads back as the task wrote it."""
-    (row, *_) = rows_of(make(processor).batch(0))
-    assert row.answer[-1] == processor.end_of_turn_id
-    text = processor.tokenizer.decode(list(row.answer))
-    assert get_task("extract").verdict(Example(prompt="", completion=text), text)["parses"]
-
-
 def test_batches_hold_rows_of_like_lengths(processor: Processor) -> None:
     """Sorted within the chunk, so padding is small; batches come in no order of length."""
     data = make(processor)

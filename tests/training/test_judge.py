@@ -107,7 +107,7 @@ def test_a_resumed_run_judges_as_an_uninterrupted_one(
     trainer = Trainer(config, tmp_path / "parts")
 
     def kill(log: object) -> None:
-        if trainer.step == 4:
+        if trainer.step == 3:
             raise Killed
 
     with pytest.raises(Killed):

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 import gesso
-from gesso.checkpoint import load_network, merge_adapter
+from gesso.checkpoint import convert_checkpoint, load_network, merge_adapter
 from gesso.config import GenerationConfig
 from gesso.model.lora import LoraConfig
 from gesso.quant import QuantExperts
@@ -80,6 +80,18 @@ def test_on_a_base_in_few_bits(config: TrainConfig, tmp_path: Path) -> None:
     merge_adapter(load_network(config.base, dtype=torch.float32), tmp_path / "run" / "adapter")
     with pytest.raises(ValueError, match=r"quantize: got 'nvfp4'; .* and lora with it"):
         replace(config, lora=None)
+
+
+def test_on_a_base_that_is_stored_in_few_bits(config: TrainConfig, tmp_path: Path) -> None:
+    """Judged while it trains, with the base's own generation defaults."""
+    convert_checkpoint(config.base, tmp_path / "few", quantize="fp8")
+    judged = EvaluationConfig(task="brackets", every=2, n=2)
+    config = replace(config, base=tmp_path / "few", evaluation=judged, steps=2)
+    trainer = Trainer(config, tmp_path / "run")
+    trainer.run()
+    assert any(isinstance(module, QuantExperts) for module in trainer.network.modules())
+    assert (tmp_path / "run" / "accuracy.jsonl").read_text().count("\n") == 1
+    assert (tmp_path / "run" / "best-adapter").is_dir()
 
 
 def test_an_adapter_s_run_resumes(config: TrainConfig, tmp_path: Path) -> None:

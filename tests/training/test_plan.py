@@ -152,10 +152,6 @@ def test_bad_data_is_no_missing_tokenizer(config: TrainConfig, tmp_path: Path) -
         report(replace(config, tasks={}, data={bad: 1.0}))
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [([], "--out: not given"), (["--out", "x", "--json"], "--json: goes with --dry-run")],
-)
-def test_refusals(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["train", "recipe.py", *words]) == 2
-    assert message in capsys.readouterr().err
+def test_a_run_has_no_plan_to_print(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "recipe.py", "--json"]) == 2
+    assert "--json: goes with --dry-run" in capsys.readouterr().err

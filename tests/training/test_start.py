@@ -31,6 +31,14 @@ def test_a_base_on_shorter_canvases() -> None:
         tiny.recipe(), base="tiny", model=replace(tiny.model_config(), canvas_length=16)
     )
     assert start(config).config.canvas_length == skeleton(config).config.canvas_length == 16
-    wide = replace(tiny.model_config().text, hidden_size=64)
-    with pytest.raises(ValueError, match="has not the shape that the recipe's model says"):
-        start(replace(config, model=replace(tiny.model_config(), text=wide)))
+
+
+@pytest.mark.parametrize("other", [
+    dict(text=replace(tiny.model_config().text, hidden_size=64)),
+    dict(vision=None),
+    dict(eos_token_ids=(7,)),
+], ids=lambda other: next(iter(other)))  # fmt: skip
+def test_a_base_of_another_shape(other: dict) -> None:
+    config = replace(tiny.recipe(), base="tiny", model=replace(tiny.model_config(), **other))
+    with pytest.raises(ValueError, match=rf"that the recipe's model says \({next(iter(other))}\)"):
+        start(config)

@@ -1,6 +1,7 @@
 """A tiny run: resumed is uninterrupted, bit for bit; and no way to end it leaves a ruin."""
 
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,10 +12,17 @@ import torch
 from safetensors.torch import load_file
 
 import gesso
+from gesso.checkpoint import read_generation_config
 from gesso.config import GenerationConfig, ModelConfig
 from gesso.training import data as data_module
 from gesso.training import trainer as module
-from gesso.training.config import OptimizerConfig, TrainConfig
+from gesso.training.config import (
+    EvaluationConfig,
+    ObjectiveConfig,
+    OptimizerConfig,
+    TrainConfig,
+)
+from gesso.training.objective import training_loss
 from gesso.training.trainer import Trainer
 
 TINY = Path(gesso.__file__).parent / "assets" / "tiny"
@@ -97,9 +105,20 @@ def test_resumed_is_uninterrupted(config: TrainConfig, whole: Path, tmp_path: Pa
     assert_loads(config, folder)
 
 
-def test_another_seed_is_another_run(config: TrainConfig, whole: Path) -> None:
-    with pytest.raises(ValueError, match=r"seed: got 5, but .* was begun with"):
-        Trainer(replace(config, seed=5), whole).resume()
+@pytest.mark.parametrize(("keys", "message"), [
+    (dict(seed=5), "seed: got 5, but .* was begun with 0; resume with that"),
+    (dict(tasks={"brackets": 1.0}), "tasks: got {'brackets': 1.0}, but .* {'extract': 1.0}"),
+    (dict(batch_size=4), "batch_size: got 4"),
+    (dict(objective=ObjectiveConfig(draws=0)), "objective: got {.*'draws': 0"),
+    (dict(optimizer=OptimizerConfig()), "optimizer: got"),
+])  # fmt: skip
+def test_another_run_is_not_gone_on_with(
+    config: TrainConfig, whole: Path, keys: dict, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        Trainer(replace(config, **keys), whole).resume()
+    # How it is cut up, and how long it is to be, is another matter.
+    assert Trainer(replace(config, accumulate=2, steps=9, save_every=1), whole).resume()
 
 
 def assert_loads(config: TrainConfig, folder: Path) -> None:
@@ -148,7 +167,7 @@ def test_a_state_is_replaced_whole_or_not_at_all(
     """The disk is full in the middle of writing: the earlier state is still there."""
     before = (whole / "state.safetensors").read_bytes()
 
-    def failing(tensors: dict, path: Path) -> None:
+    def failing(tensors: dict, path: Path, **keys: Any) -> None:
         Path(path).write_bytes(before[: len(before) // 2])
         raise OSError("no space left")
 
@@ -211,6 +230,53 @@ def test_a_base_checkpoint_is_where_training_starts(
     assert all(torch.equal(loaded[key], t) for key, t in network.state_dict().items())
 
 
+def test_generation_defaults_are_the_base_s(
+    config: TrainConfig, whole: Path, tmp_path: Path
+) -> None:
+    """Where the recipe has none; and without a base the published ones, with the model's ends."""
+    silent = replace(config, generation=None, steps=1)
+    Trainer(silent, tmp_path / "fresh").run()
+    published = GenerationConfig(eos_token_ids=config.model.eos_token_ids)
+    assert read_generation_config(tmp_path / "fresh" / "checkpoint") == published
+    based = replace(silent, model=None, base=whole / "checkpoint")
+    Trainer(based, tmp_path / "based").run()
+    assert read_generation_config(tmp_path / "based" / "checkpoint") == config.generation
+
+
+@pytest.mark.parametrize(("keys", "message"), [
+    (dict(evaluation=EvaluationConfig(task="sudoku!", every=1)), "unknown task"),
+    (dict(data={"nowhere.jsonl": 1.0}), "nowhere.jsonl"),
+    (dict(tensorboard=True), "pip install gesso\\[tensorboard\\]"),
+])  # fmt: skip
+def test_mistakes_are_told_before_the_weights_are_read(
+    config: TrainConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    keys: dict,
+    message: str,
+) -> None:
+    monkeypatch.setattr(module, "start", lambda config: pytest.fail("the weights were read"))
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(ValueError, match=message):
+        Trainer(replace(config, **keys), tmp_path)
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_the_candidates_that_the_causal_pass_knows_least(
+    config: TrainConfig, tmp_path: Path, parts: int
+) -> None:
+    """Two of six, in their order, in whatever parts they are looked at."""
+    config = replace(config, candidates=3, accumulate=parts, dtype="float32")
+    trainer = Trainer(config, tmp_path)
+    batch = trainer._data.batch(0)
+    assert len(batch.ids) == 6
+    causal = ObjectiveConfig(draws=0, causal_prompt=False)
+    rows = [batch.rows(slice(i, i + 1)) for i in range(6)]
+    losses = torch.stack([training_loss(trainer.network, row, causal, []).causal for row in rows])
+    hardest = (losses * batch.answer_length).argsort()[-2:].sort().values
+    assert torch.equal(trainer._hardest(batch).ids, batch.ids[hardest])
+
+
 def test_a_loss_that_is_nan_ends_the_run(config: TrainConfig, tmp_path: Path) -> None:
     trainer = Trainer(config, tmp_path)
     with torch.no_grad():
@@ -256,6 +322,7 @@ def test_tensorboard_shows_the_log(config: TrainConfig, tmp_path: Path) -> None:
     (dict(tasks={"sudoku!": 1.0}), "unknown task 'sudoku!'; known: "),
     (dict(steps=0), "steps: got 0"),
     (dict(batch_size=0), "batch_size: got 0"),
+    (dict(candidates=0), "candidates: got 0"),
     (dict(accumulate=0), "accumulate: got 0"),
     (dict(accumulate=3), "accumulate: got 3 parts of a batch of 2"),
     (dict(dtype="float8"), "dtype: got 'float8'; expected auto, float32 or bfloat16"),

@@ -145,10 +145,12 @@ def load_recipe(recipe: str) -> TrainConfig:
     path, name = _path_and_name(recipe)
     if not path.is_file():
         raise ValueError(f"{path}: no such file; a recipe is a file with a function recipe()")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    spec = importlib.util.spec_from_file_location(f"<recipe> {path.stem}", path)
     if spec is None or spec.loader is None:
         raise ValueError(f"{path}: not a Python file; the name of a recipe ends in .py")
     module = importlib.util.module_from_spec(spec)
+    # Under a name that no import has: dataclasses look their module up.
+    sys.modules[module.__name__] = module
     above = str(path.resolve().parent.parent)
     # Last, so that no file of that folder hides a module of the same name.
     sys.path.append(above)
@@ -179,7 +181,8 @@ def _path_and_name(recipe: str) -> tuple[Path, str]:
 
 def _check_folder(args: argparse.Namespace) -> None:
     holds_run = (args.out / "state.safetensors").exists()
-    if args.fresh and holds_run:
+    left = [name for name in ("log.jsonl", "checkpoint", "adapter") if (args.out / name).exists()]
+    if args.fresh and (holds_run or left):
         raise ValueError(
             f"{args.out}: holds a run, and --fresh overwrites nothing; "
             "give another folder, remove this one, or drop --fresh to continue it"

@@ -144,11 +144,15 @@ class TrainConfig:
     of text, or objects in memory, such as a `datasets.Dataset`. skip_bad: leave out what is bad
     in them instead of refusing all.
     evaluation: judge while training, and keep what was judged best.
-    generation: the defaults that the checkpoint will have.
+    generation: the defaults that the checkpoint will have; without, those of the base, or the
+    published ones.
     dtype: of the working copy of the weights; masters and moments stay in float32. "auto" takes
     bfloat16 where the device has products for it, else float32.
     device: "auto" takes a GPU when there is one.
-    batch_size: in examples. accumulate: a batch goes through the network in so many parts, for
+    batch_size: in examples. candidates: so many examples are read for each that is trained on, and
+    the ones that the causal pass knows least are taken: late in a run most are known. A wrong
+    answer in the data is always among them, so it is for data that are right.
+    accumulate: a batch goes through the network in so many parts, for
     memory's sake; losses and gradients are those of the whole.
     checkpoint_activations: keep the layers' inputs alone for the gradient and compute the rest
     again: the same gradients, from less memory and in more time.
@@ -169,11 +173,12 @@ class TrainConfig:
     lora: LoraConfig | None = None
     quantize: str | None = None
     evaluation: EvaluationConfig | None = None
-    generation: GenerationConfig = field(default_factory=GenerationConfig)
+    generation: GenerationConfig | None = None
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     dtype: str = "auto"
     device: str = "auto"
+    candidates: int = 1
     accumulate: int = 1
     checkpoint_activations: bool = False
     expert_parallel: int = 1
@@ -202,7 +207,8 @@ class TrainConfig:
         if self.dtype not in ("auto", "float32", "bfloat16"):
             raise ValueError(f"dtype: got {self.dtype!r}; expected auto, float32 or bfloat16")
         for name in (
-            "steps", "batch_size", "accumulate", "expert_parallel", "save_every", "log_every"
+            "steps", "batch_size", "candidates", "accumulate", "expert_parallel",
+            "save_every", "log_every",
         ):  # fmt: skip
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: got {getattr(self, name)}; expected at least 1")

@@ -33,15 +33,20 @@ class Board:
     """The same lines as curves for TensorBoard, an optional dependency."""
 
     def __init__(self, folder: Path, *, step: int) -> None:
-        """Curves go on after `step`; what an earlier run drew beyond it is hidden. ValueError when
-        TensorBoard is not installed."""
+        """Curves go on after `step`; what an earlier run drew beyond it is hidden."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+
+    @staticmethod
+    def check() -> None:
+        """ValueError when TensorBoard is not installed."""
         try:
-            from torch.utils.tensorboard import SummaryWriter
+            import torch.utils.tensorboard  # noqa: F401
         except ImportError:
             raise ValueError(
                 "tensorboard: it is not installed; pip install gesso[tensorboard], or leave it out"
             ) from None
-        self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 
     def add(self, line: Mapping[str, Any]) -> None:
         for name, value in line.items():

@@ -34,7 +34,7 @@ def mix(
         shares[FixedSource(found.rows)] = share
     batches = Batches(
         shares,
-        batch_size=config.batch_size,
+        batch_size=config.batch_size * config.candidates,
         canvas_length=model.canvas_length,
         fill_id=processor.tokenizer.id("<eos>"),
         seed=config.seed,

@@ -130,6 +130,27 @@ def training_loss(
     return Losses(denoise + config.causal_weight * causal, denoise, causal, hits)
 
 
+@torch.no_grad()
+def answer_losses(network: Network, batch: Batch) -> Tensor:
+    """What the causal pass has left to learn of each row's answer, in nats (B,), on the CPU."""
+    batch = batch.to(network.device)
+    end = batch.prompt_length + batch.answer_length
+    ids = batch.ids[:, : int(end.max())]
+    hidden = network.encode(ids, cache=network.new_cache(batch_size=len(ids), trim=False))
+    losses = []
+    for row, (first, last) in enumerate(zip(batch.prompt_length, end, strict=True)):
+        target = ids[row, first:last]
+        loss, _ = cross_entropy(
+            hidden[row, first - 1 : last - 1],
+            network.embed.weight.detach(),
+            target,
+            torch.ones_like(target, dtype=_loss_dtype(network)),
+            network.config.text.final_logit_softcapping,
+        )
+        losses.append(loss)
+    return torch.stack(losses).cpu()
+
+
 def _causal_loss(
     network: Network, hidden: Tensor, batch: Batch, config: ObjectiveConfig, width: int
 ) -> Tensor:

@@ -57,8 +57,9 @@ def rows_of(config: TrainConfig, processor: Processor) -> Rows:
     """The mean row of the first batches."""
     data, _ = mix(config, processor, shape_of(config))
     batches = [data.batch(step) for step in range(_BATCHES)]
+    count = sum(len(batch.ids) for batch in batches)
     prompt, canvases = (
-        -(-int(sum(lengths.sum() for lengths in column)) // (_BATCHES * config.batch_size))
+        -(-int(sum(lengths.sum() for lengths in column)) // count)
         for column in ([b.prompt_length for b in batches], [b.canvases for b in batches])
     )
     return Rows(count=config.batch_size, prompt=prompt, canvases=canvases)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import copy
+import itertools
+from dataclasses import fields, replace
+from pathlib import Path
 
 import torch
+from torch import nn
 
-from gesso.checkpoint import load_network, read_config, resolve
-from gesso.config import ModelConfig
+from gesso.checkpoint import load_network, read_config, read_generation_config, resolve
+from gesso.config import GenerationConfig, ModelConfig
 from gesso.environment import fast_dtype, pick_device
 from gesso.model.init import new_network
 from gesso.model.lora import add_adapter
@@ -22,12 +26,9 @@ def start(config: TrainConfig) -> Network:
     if config.base is None:
         assert config.model is not None
         return new_network(config.model, seed=config.seed).to(device=device, dtype=dtype)
+    if config.model is not None:
+        _check_shape(config.base, config.model)
     network = load_network(resolve(config.base), dtype=dtype, device=device)
-    if config.model is not None and config.model.text != network.config.text:
-        raise ValueError(
-            f"base: {config.base} has not the shape that the recipe's model says; "
-            "correct the recipe, or leave model out"
-        )
     if config.model is not None:
         network.config = replace(network.config, canvas_length=config.model.canvas_length)
     if is_quantized(network) and config.lora is None:
@@ -47,6 +48,18 @@ def skeleton(config: TrainConfig) -> Network:
     return network
 
 
+def hollow(network: Network) -> Network:
+    """The same modules with their tensors on the meta device."""
+    tensors = itertools.chain(network.parameters(), network.buffers())
+    empty = {
+        id(t): nn.Parameter(t.to("meta"), t.requires_grad)
+        if isinstance(t, nn.Parameter)
+        else t.to("meta")
+        for t in tensors
+    }
+    return copy.deepcopy(network, empty)
+
+
 def working_dtype(config: TrainConfig) -> torch.dtype:
     """Of the weights that the products are made with."""
     if config.dtype == "auto":
@@ -62,6 +75,34 @@ def shape_of(config: TrainConfig) -> ModelConfig:
         return config.model
     assert config.base is not None
     return read_config(resolve(config.base, weights=False))
+
+
+def generation_of(config: TrainConfig) -> GenerationConfig:
+    """The recipe's own generation defaults, or its base's, or the published ones."""
+    if config.generation is not None:
+        return config.generation
+    if config.base is not None:
+        return read_generation_config(resolve(config.base, weights=False))
+    assert config.model is not None
+    return GenerationConfig(
+        eos_token_ids=config.model.eos_token_ids, pad_token_id=config.model.text.pad_token_id
+    )
+
+
+def _check_shape(base: str | Path, model: ModelConfig) -> None:
+    """ValueError when a base is not what the recipe says that it is."""
+    there = read_config(resolve(base, weights=False))
+    other = [
+        field.name
+        for field in fields(ModelConfig)
+        if field.name not in ("canvas_length", "dtype")
+        and getattr(there, field.name) != getattr(model, field.name)
+    ]
+    if other:
+        raise ValueError(
+            f"base: {base} has not the shape that the recipe's model says ({', '.join(other)}); "
+            "correct the recipe, or leave model out"
+        )
 
 
 def _prepare(network: Network, config: TrainConfig) -> None:

@@ -6,31 +6,45 @@ saved state, so an interrupted run that resumes gives the losses of one that was
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from gesso.checkpoint import resolve, save_adapter, save_checkpoint
 from gesso.files import replacing
 from gesso.model.network import Network
+from gesso.model.quantize import is_quantized
 from gesso.processor import Processor
 from gesso.training.config import TrainConfig
 from gesso.training.data import Batch
 from gesso.training.judge import Judge
 from gesso.training.logs import Board, truncate_log
 from gesso.training.mixture import mix
-from gesso.training.objective import Losses, draw_noise, training_loss, unscored_passes
+from gesso.training.objective import (
+    Losses,
+    answer_losses,
+    draw_noise,
+    training_loss,
+    unscored_passes,
+)
 from gesso.training.plot import plot_run
 from gesso.training.processes import Processes
 from gesso.training.sharding import Sharding
-from gesso.training.start import skeleton, start
+from gesso.training.start import generation_of, hollow, shape_of, start
 from gesso.training.weights import MasterWeights, learning_rate
+
+# What makes a run the run that it is, so that no other one goes on from its state. Where its data
+# and its base lie, and how its work is cut up, may differ from machine to machine.
+_IDENTITY = ("seed", "tasks", "batch_size", "candidates", "objective", "optimizer", "lora")
 
 
 class StepLog(NamedTuple):
@@ -55,10 +69,22 @@ class Trainer:
         self.folder = folder
         self.processes = Processes.join()
         _check_processes(config, self.processes)
+        if config.tensorboard:
+            Board.check()
         self._processor_folder = resolve(config.processor, weights=False)
         self.processor = Processor.load(self._processor_folder)
+        self._data, self.skipped = mix(config, self.processor, shape_of(config))
+        self._judge = Judge(config.evaluation, folder) if config.evaluation else None
+        self._generation = generation_of(config)
         torch.manual_seed(config.seed)
+        # From here on a mistake would cost the reading of the weights.
         self.network = start(config)
+        if is_quantized(self.network) and self.processes.size > 1:
+            raise ValueError(
+                "base: its weights are in few bits, which are not sharded over processes yet; "
+                "begin from the wide checkpoint, or use one process"
+            )
+        self._hollow = hollow(self.network)
         self.network.checkpoint_activations = config.checkpoint_activations
         self._sharding = Sharding(
             self.network, self.processes, expert_parallel=config.expert_parallel
@@ -66,8 +92,6 @@ class Trainer:
         self._weights = MasterWeights(
             self.network, config.optimizer, total_steps=config.steps, sharding=self._sharding
         )
-        self._data, self.skipped = mix(config, self.processor, self.network.config)
-        self._judge = Judge(config.evaluation, folder) if config.evaluation else None
         self.step = 0
 
     def resume(self) -> bool:
@@ -78,15 +102,16 @@ class Trainer:
         path = self.folder / "state.safetensors"
         if not path.exists():
             return False
-        tensors = load_file(path)
+        with safe_open(path, framework="pt") as file:
+            begun = json.loads((file.metadata() or {}).get("recipe", "{}"))
+            tensors = {name: file.get_tensor(name) for name in file.offset_keys()}
+        for name, value in self._identity().items():
+            if name in begun and begun[name] != value:
+                raise ValueError(
+                    f"{name}: got {value}, but {self.folder} was begun with {begun[name]}; "
+                    "resume with that, or choose another folder"
+                )
         step = int(tensors.pop("steps_done"))
-        # A state of before seeds were kept says nothing of its own.
-        seed = int(tensors.pop("seed", torch.tensor(self.config.seed)))
-        if seed != self.config.seed:
-            raise ValueError(
-                f"seed: got {self.config.seed}, but {self.folder} was begun with {seed}; "
-                "resume with that one, or choose another folder"
-            )
         self._weights.load_state(tensors)
         self.step = step
         return True
@@ -112,9 +137,10 @@ class Trainer:
                     log_file.flush()
                     if board is not None:
                         board.add(log._asdict())
-                on_step(log)
                 if self._judge is not None and (self.step % self._judge.config.every == 0 or last):
                     self._evaluate(self._judge)
+                # Who stops the run here stops it after the step's judgement.
+                on_step(log)
                 if self.step % self.config.save_every == 0 and not last:
                     self.save()
         # Also when no step was left: the last run may have ended between state and checkpoint.
@@ -129,7 +155,7 @@ class Trainer:
     def _evaluate(self, judge: Judge) -> None:
         network = self._averaged()
         best = network is not None and judge(
-            network, self.processor, self.config.generation, step=self.step
+            network, self.processor, self._generation, step=self.step
         )
         if self.processes.from_first(best):
             self._ship("best-")
@@ -137,15 +163,22 @@ class Trainer:
     def save(self) -> None:
         """Write the state to resume from, then the averaged weights: a checkpoint, or an adapter
         when it is one that is trained; and the plot of it all."""
-        numbers = {"steps_done": self.step, "seed": self.config.seed}
-        state = self._weights.state() | {name: torch.tensor(n) for name, n in numbers.items()}
+        state = self._weights.state() | {"steps_done": torch.tensor(self.step)}
+        recipe = {"recipe": json.dumps(self._identity())}
         if self.processes.first:
             self.folder.mkdir(parents=True, exist_ok=True)
             with replacing(self.folder / "state.safetensors") as path:
-                save_file(state, path)
+                save_file(state, path, metadata=recipe)
         self._ship()
         if self.processes.first:
             plot_run(self.folder)
+
+    def _identity(self) -> dict[str, Any]:
+        """By name, as JSON gives it back."""
+        values = {name: getattr(self.config, name) for name in _IDENTITY}
+        values["tasks"] = dict(self.config.tasks)
+        found: dict[str, Any] = json.loads(json.dumps(values, default=asdict))
+        return found
 
     def _ship(self, prefix: str = "") -> None:
         if self.config.lora is not None:
@@ -162,7 +195,7 @@ class Trainer:
                 network,
                 self.folder / f"{prefix}checkpoint",
                 dtype=torch.bfloat16,
-                generation=self.config.generation,
+                generation=self._generation,
                 processor=self._processor_folder,
             )
 
@@ -173,7 +206,7 @@ class Trainer:
         averaged = self._weights.averaged()
         if not self.processes.first:
             return None
-        network = skeleton(self.config)
+        network = copy.deepcopy(self._hollow)
         trained = {name: t.to(weights[name].dtype, copy=True) for name, t in averaged.items()}
         network.load_state_dict({**weights, **trained}, assign=True)
         return network
@@ -181,6 +214,8 @@ class Trainer:
     def _train_step(self) -> StepLog:
         config, started = self.config, time.perf_counter()
         batch = self._data.batch(self.step)
+        if config.candidates > 1:
+            batch = self._hardest(batch)
         losses = self._gradients(batch)
         norm = self._weights.step(self.step)
         return StepLog(
@@ -193,6 +228,16 @@ class Trainer:
             lr=learning_rate(config.optimizer, self.step, config.steps),
             examples_per_second=len(batch.ids) / (time.perf_counter() - started),
         )
+
+    def _hardest(self, batch: Batch) -> Batch:
+        """The rows of the candidates that are trained on."""
+        size = -(-self.config.batch_size // self.config.accumulate)
+        parts = [
+            answer_losses(self.network, batch.rows(slice(first, first + size)))
+            for first in range(0, len(batch.ids), size)
+        ]
+        chosen = torch.cat(parts).topk(self.config.batch_size).indices.sort().values
+        return batch.rows(self.processes.from_first(chosen))
 
     def _gradients(self, batch: Batch) -> list[float]:
         """Adds the batch's gradients to the network's, part by part; returns its `Losses`."""
