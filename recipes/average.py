@@ -1,6 +1,6 @@
 """The mean of several checkpoints of one shape, which often does better than each of them.
 
-    python recipes/average.py runs/sudoku9-bold/checkpoint runs/sudoku9/checkpoint --out runs/mean
+    python recipes/average.py runs/x/checkpoint runs/x-more/checkpoint --out runs/x-mean
 
 Only where they come from one another: weights that were trained apart have no mean to speak of.
 Generation defaults, tokenizer and template are the last one's.

@@ -1,14 +1,15 @@
 """Python infilling: what was taken out of a function, from what stands before and after it.
 
-gesso train recipes/infill.py --out runs/infill-first
-gesso train recipes/infill.py:canvas --out runs/infill-canvas
-gesso train recipes/infill.py:body --out runs/infill-body
-gesso train recipes/infill.py:words --out runs/infill-words
-gesso train recipes/infill.py:again --out runs/infill-again
+gesso train recipes/infill.py
+gesso train recipes/infill.py:canvas
+gesso train recipes/infill.py:body
+gesso train recipes/infill.py:words --steps 150 --out runs/infill-words-150
+gesso train recipes/infill.py:words
+gesso train recipes/infill.py:again
 python recipes/average.py runs/infill-again/checkpoint runs/infill-words/checkpoint \\
-    --out runs/infill
-gesso eval infill-line --model runs/infill --n 500 --rows 16
-gesso eval infill-prefix --model runs/infill --n 500 --mode autoregressive
+    --out runs/infill-mean
+gesso eval infill-line --model runs/infill-mean --n 500 --rows 16
+gesso eval infill-prefix --model runs/infill-mean --n 500 --mode autoregressive
 
 From the weights of `tiny.py:skills`. docs/training.md says what it is worth.
 """
@@ -73,7 +74,7 @@ def canvas() -> TrainConfig:
     before = recipe()
     return replace(
         before,
-        base=checkpoint_of("infill-first"),
+        base=checkpoint_of("infill"),
         steps=520,
         tasks={"infill": 0.4, "infill-line": 0.55, "infill-prefix": 0.05},
         objective=replace(
@@ -138,7 +139,7 @@ def words() -> TrainConfig:
     run was set to 1,150 steps, to 890 from the 150th on and to 760 from the 270th.)
     """
     source = checkpoint_of("infill-body")
-    if source.exists() and not (BASE / "tokenizer.json").exists():
+    if source.exists() and not _is_newer(BASE, source):
         _write_base(source, BASE)
     before = body()
     return replace(
@@ -166,8 +167,8 @@ def words() -> TrainConfig:
 def again() -> TrainConfig:
     """Other examples from the fourth stage's step 150 on; what is shipped is the mean of the two.
 
-    Its base is a copy of the fourth stage's folder at that step. (The run was set to 740 steps
-    until its 119th.)
+    (Its base was the fourth stage as it stood there, with a rate that had hardly gone down yet. The
+    run was set to 740 steps until its 119th.)
     """
     before = words()
     return replace(
@@ -177,6 +178,11 @@ def again() -> TrainConfig:
         optimizer=replace(before.optimizer, lr=1.45e-3),
         seed=52,
     )
+
+
+def _is_newer(folder: Path, source: Path) -> bool:
+    weights = [place / "model.safetensors" for place in (folder, source)]
+    return weights[0].exists() and weights[0].stat().st_mtime > weights[1].stat().st_mtime
 
 
 def _write_base(source: Path, folder: Path) -> None:

@@ -1,9 +1,9 @@
 """4x4 Sudoku from random weights, minutes on two CPU cores; and an autoregressive twin.
 
-gesso train recipes/sudoku4.py --out runs/sudoku4
+gesso train recipes/sudoku4.py
 gesso eval sudoku4 --model runs/sudoku4/checkpoint --n 500
 
-gesso train recipes/sudoku4.py:twin --out runs/sudoku4-twin
+gesso train recipes/sudoku4.py:twin
 gesso eval sudoku4 --model runs/sudoku4-twin/checkpoint --mode autoregressive --n 500
 """
 

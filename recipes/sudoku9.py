@@ -1,15 +1,15 @@
 """9x9 Sudoku from random weights: five stages, each from the one before, and a twin.
 
-gesso train recipes/sudoku9.py --out runs/sudoku9-rules
-gesso train recipes/sudoku9.py:solve --out runs/sudoku9-solve
-gesso train recipes/sudoku9.py:mend --out runs/sudoku9-mend
-gesso train recipes/sudoku9.py:bold --out runs/sudoku9-bold
-gesso train recipes/sudoku9.py:guess --out runs/sudoku9-guess
+gesso train recipes/sudoku9.py
+gesso train recipes/sudoku9.py:solve
+gesso train recipes/sudoku9.py:mend
+gesso train recipes/sudoku9.py:bold
+gesso train recipes/sudoku9.py:guess
 python recipes/average.py runs/sudoku9-bold/checkpoint runs/sudoku9-guess/checkpoint \\
-    --out runs/sudoku9
-gesso eval sudoku9 --model runs/sudoku9 --n 500 --rows 16
+    --out runs/sudoku9-mean
+gesso eval sudoku9 --model runs/sudoku9-mean --n 500 --rows 16
 
-gesso train recipes/sudoku9.py:twin --out runs/sudoku9-twin
+gesso train recipes/sudoku9.py:twin
 gesso eval sudoku9 --model runs/sudoku9-twin/checkpoint --mode autoregressive --n 500
 """
 
@@ -74,7 +74,7 @@ def solve() -> TrainConfig:
     rules = recipe()
     return replace(
         rules,
-        base=tiny.checkpoint_of("sudoku9-rules"),
+        base=tiny.checkpoint_of("sudoku9"),
         steps=2600,
         tasks={"sudoku9": 0.9, "sudoku9-easy": 0.1},
         optimizer=replace(rules.optimizer, final_lr_share=0.02),

@@ -1,10 +1,10 @@
 """The embedded default: a small DiffusionGemma trained from nothing on generated examples.
 
-    gesso train recipes/tiny.py --out runs/tiny-first
-    gesso train recipes/tiny.py:refine --out runs/tiny-refined
-    gesso train recipes/tiny.py:unroll --out runs/tiny-unrolled
-    gesso train recipes/tiny.py:slip --out runs/tiny-slipped
-    gesso train recipes/tiny.py:sampled --out runs/tiny-sampled
+    gesso train recipes/tiny.py
+    gesso train recipes/tiny.py:refine
+    gesso train recipes/tiny.py:unroll
+    gesso train recipes/tiny.py:slip
+    gesso train recipes/tiny.py:sampled
 
 Five stages, each from the one before. docs/tiny.md says what each was worth, and why a sixth and a
 seventh, `skills` and `pair`, are not shipped.
@@ -71,7 +71,7 @@ def refine() -> TrainConfig:
     return replace(
         recipe(),
         model=None,
-        base=checkpoint_of("tiny-first"),
+        base=checkpoint_of("tiny"),
         steps=1900,
         objective=ObjectiveConfig(ramp=0.5, draws=2, causal_prompt=False),
         optimizer=OptimizerConfig(lr=1e-3, warmup_steps=50, final_lr_share=0.02, ema_decay=0.995),
@@ -89,7 +89,7 @@ def unroll() -> TrainConfig:
     before = refine()
     return replace(
         before,
-        base=checkpoint_of("tiny-refined"),
+        base=checkpoint_of("tiny-refine"),
         steps=3300,
         objective=replace(before.objective, self_conditioning=0.75, unroll=0.67),
         optimizer=OptimizerConfig(lr=1.2e-3, warmup_steps=50, final_lr_share=0.02, ema_decay=0.998),
@@ -107,7 +107,7 @@ def slip() -> TrainConfig:
     before = unroll()
     return replace(
         before,
-        base=checkpoint_of("tiny-unrolled"),
+        base=checkpoint_of("tiny-unroll"),
         steps=2700,
         objective=replace(before.objective, slip=0.3),
         optimizer=OptimizerConfig(
@@ -128,7 +128,7 @@ def sampled() -> TrainConfig:
     before = slip()
     return replace(
         before,
-        base=checkpoint_of("tiny-slipped"),
+        base=checkpoint_of("tiny-slip"),
         steps=2000,
         objective=replace(
             before.objective,
@@ -186,7 +186,7 @@ def pair() -> TrainConfig:
 
 
 def checkpoint_of(run: str) -> Path:
-    """Where the stage before this one left it."""
+    """Where the stage before this one left it, in the folder that is its own without --out."""
     return Path("runs") / run / "checkpoint"
 
 

@@ -48,6 +48,11 @@ def test_prose_is_not_asked_for() -> None:
         assert ast.get_docstring(function) is None
 
 
+def test_forks_of_other_modules_are_left_out() -> None:
+    """What is held out would be seen: lib2to3 has a tokenizer of its own, after the library's."""
+    assert {name for name in sources() if name.endswith("tokenize.py")} == {"tokenize.py"}
+
+
 def test_there_is_enough_of_both() -> None:
     held = [name for name in sources() if is_held(name)]
     assert sum(len(functions(name)) for name in held) > 200

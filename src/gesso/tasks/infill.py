@@ -7,8 +7,9 @@ What follows comes first, so that the answer goes on where the prompt ends, as c
 SPM of arXiv 2207.14255): a small model need not look for the hole.
 
 Functions come from this Python's own standard library, without their docstrings; what is hidden is
-an expression, a line or some lines, and no comment. Held out: whole modules, by a hash of their
-name. Other versions of Python have other sources, so figures say which one they were measured with.
+an expression, a line or some lines, and begins with no comment. Held out: whole modules, by a hash
+of their name. Other versions of Python have other sources, so figures say which one they were
+measured with.
 
 `infill-line` hides lines alone; `infill-prefix` hides the same lines and shows nothing of what
 follows them, which is all that a model who writes from left to right would see. `infill-body`
@@ -40,8 +41,10 @@ SHORTEST, LONGEST = 3, 160
 LONGEST_WHOLE, LONGEST_BODY, SHOWN = 20_000, 480, 200
 # One module in so many is held out.
 HELD = 8
-# Not for users; or their modules copy one another, so that none of them is unseen.
-_LEFT_OUT = {"distutils", "encodings", "idle_test", "site-packages", "test", "tests"}
+# Not for users; or their modules copy one another or others, so that none of them is unseen.
+_LEFT_OUT = {
+    "distutils", "encodings", "idle_test", "lib2to3", "site-packages", "test", "tests"
+}  # fmt: skip
 
 
 class InfillTask:
