@@ -72,6 +72,10 @@ def test_unscored_passes_cost_and_scored_ones_too(config: TrainConfig) -> None:
     assert often - alone == pytest.approx(3 * (once - alone), rel=1e-6)
     assert flops(self_conditioning=1.0, draws=0) < alone < once
     assert flops(self_conditioning=1.0, draws=2) > 1.2 * once
+    once = plan(config, ROWS).flops
+    two, four = (plan(replace(config, candidates=n), ROWS).flops for n in (2, 4))
+    assert once < two < four < 3 * once
+    assert four - once == pytest.approx(2 * (two - once), rel=1e-6)
 
 
 def test_memory_by_what_holds_it(config: TrainConfig) -> None:

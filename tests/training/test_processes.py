@@ -44,7 +44,7 @@ def recipe(**options: Any) -> TrainConfig:
     )
     start = dict(base=TINY) if "lora" in options else dict(model=model)
     return TrainConfig(
-        steps=STEPS, batch_size=4, tasks={"brackets": 1.0}, processor=TINY,
+        steps=STEPS, batch_size=4, candidates=2, tasks={"brackets": 1.0}, processor=TINY,
         generation=GenerationConfig(max_new_tokens=16, eos_token_ids=(1, 16)),
         # Few rows look twice or more, so that some process has none that does.
         objective=ObjectiveConfig(self_conditioning=0.3, unroll=0.7, unroll_steps=3, draws=2),

@@ -90,11 +90,13 @@ def plan(config: TrainConfig, rows: Rows, *, processes: int = 1) -> Plan:
         "one layer again": step.layer if config.checkpoint_activations else 0,
         "logits": looks * _LOGITS * 4 * part * canvas,
     }
+    # What is not taken of the candidates has been encoded too.
+    chosen = int(step.encoding * parts) * config.candidates if config.candidates > 1 else 0
     return Plan(
         parameters=parameters,
         trained=elements,
         memory=memory,
-        flops=int(step.flops * parts),
+        flops=int(step.flops * parts) + chosen,
     )
 
 
@@ -146,6 +148,7 @@ class _Step:
     kept: int
     layer: int
     flops: int
+    encoding: int
 
 
 def _run(network: Network, objective: ObjectiveConfig, rows: Rows) -> _Step:
@@ -158,6 +161,9 @@ def _run(network: Network, objective: ObjectiveConfig, rows: Rows) -> _Step:
     positions = starts[:, None] + torch.arange(length, device="meta")
     again = network.checkpoint_activations
     saved = _Saved(network)
+    with _flops() as counter, torch.no_grad():
+        network.encode(ids, cache=network.new_cache(batch_size=rows.count, trim=False))
+        encoding = counter.get_total_flops()
     with _flops() as counter:
         with saved:
             cache = network.new_cache(batch_size=rows.count, trim=False)
@@ -184,7 +190,8 @@ def _run(network: Network, objective: ObjectiveConfig, rows: Rows) -> _Step:
             network.encode(ids, cache=network.new_cache(batch_size=rows.count, trim=False))
         layer = saved.bytes // network.config.text.num_layers
         network.checkpoint_activations = True
-    return _Step(kept=kept, layer=layer, flops=trained + int(looks * counter.get_total_flops()))
+    flops = trained + int(looks * counter.get_total_flops())
+    return _Step(kept=kept, layer=layer, flops=flops, encoding=encoding)
 
 
 def _scored(network: Network, hidden: Tensor) -> Tensor:

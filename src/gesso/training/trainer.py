@@ -231,13 +231,16 @@ class Trainer:
 
     def _hardest(self, batch: Batch) -> Batch:
         """The rows of the candidates that are trained on."""
-        size = -(-self.config.batch_size // self.config.accumulate)
-        parts = [
-            answer_losses(self.network, batch.rows(slice(first, first + size)))
-            for first in range(0, len(batch.ids), size)
-        ]
-        chosen = torch.cat(parts).topk(self.config.batch_size).indices.sort().values
-        return batch.rows(self.processes.from_first(chosen))
+        config, rows = self.config, len(batch.ids)
+        own = rows // self.processes.size
+        size = -(-own // (config.candidates * config.accumulate))
+        losses = torch.zeros(rows)
+        first, end = own * self.processes.rank, own * (self.processes.rank + 1)
+        for start in range(first, end, size):
+            part = slice(start, min(start + size, end))
+            losses[part] = answer_losses(self.network, batch.rows(part))
+        losses = self.processes.sum(losses)
+        return batch.rows(losses.topk(config.batch_size).indices.sort().values)
 
     def _gradients(self, batch: Batch) -> list[float]:
         """Adds the batch's gradients to the network's, part by part; returns its `Losses`."""
