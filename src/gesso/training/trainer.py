@@ -236,8 +236,8 @@ class Trainer:
         size = -(-own // (config.candidates * config.accumulate))
         losses = torch.zeros(rows)
         first, end = own * self.processes.rank, own * (self.processes.rank + 1)
-        for start in range(first, end, size):
-            part = slice(start, min(start + size, end))
+        for at in range(first, end, size):
+            part = slice(at, min(at + size, end))
             losses[part] = answer_losses(self.network, batch.rows(part))
         losses = self.processes.sum(losses)
         return batch.rows(losses.topk(config.batch_size).indices.sort().values)
