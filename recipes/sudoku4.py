@@ -44,7 +44,7 @@ def recipe() -> TrainConfig:
 def twin() -> TrainConfig:
     """The same shape, data and optimizer, the causal loss alone.
 
-    A step without canvases is cheaper: the number of steps is what takes as long.
+    A step without canvases is cheaper: these took longer than the ones with canvases do.
     """
     diffusion = recipe()
     return replace(
