@@ -19,6 +19,12 @@ from tests.compiler import needs_compiler
 from tests.engine.schedules import L, Plan, alone, plans, together
 
 
+@pytest.fixture(autouse=True)
+def prefixes_of_short_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of these tests would hardly share a block."""
+    monkeypatch.setattr("gesso.engine.prefix._BLOCK", 2)
+
+
 @settings(
     max_examples=200,
     deadline=None,

@@ -168,14 +168,15 @@ class Engine:
 
     def _new_row(self, number: int, request: Request, answer: Answer, columns: int) -> Row:
         network = self.model.network
-        cache = self.prefixes.find(request.prompt_ids)
-        row = Row(
+        prefix = self.prefixes.find(request.prompt_ids)
+        return Row(
             number=number,
             request=request,
             answer=answer,
             columns=columns,
             policy=request.policy,
-            cache=cache or network.new_cache(batch_size=1),
+            cache=prefix.cache or network.new_cache(batch_size=1),
+            prefix=prefix,
             draws=SeededDraws(
                 [request.parameters.seed],
                 length=request.canvas_length,
@@ -183,9 +184,6 @@ class Engine:
                 device=network.device,
             ),
         )
-        if cache is not None:
-            row.encoded = list(request.prompt_ids[: cache.length])
-        return row
 
     # Encoding.
 
@@ -202,8 +200,7 @@ class Engine:
     def _encode(self, row: Row, ids: Sequence[int], *, mark: bool) -> None:
         network = self.model.network
         network.encode(torch.tensor([ids], device=network.device), cache=row.cache)
-        row.encoded += ids
-        row.prefix.extend(row.encoded, row.cache, mark=mark)
+        row.prefix.extend(ids, row.cache, mark=mark)
         self.prefixes.keep(row.prefix)
         self.prefixes.shrink(self._free)
 

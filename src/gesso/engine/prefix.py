@@ -4,11 +4,16 @@ A prompt that begins like an earlier one takes over the columns of what they hav
 layers can be cut anywhere; a sliding layer has dropped what left its window, so that it can be cut
 where it is still whole, at its end, and at the marks: places where its window was set aside.
 What lies between the mark and the end of the common part is encoded again.
+
+What a request costs here depends on its own length, never on how many others are kept: they are
+found by a number that stands for a beginning, and only what was found is compared.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,22 +22,32 @@ from gesso.cache import KVCache, LayerColumns
 
 Tail = list[LayerColumns | None]
 
+# A prefix is found by its whole ids, and by its beginnings of a multiple of so many.
+_BLOCK = 16
+
 
 class Prefix:
-    """One request's columns, as far as they are encoded."""
+    """One request's columns, as far as they are encoded.
+
+    ids (n,) int64. keys: one number for each of the n beginnings. taken: how many of the ids were
+    encoded by another request.
+    """
 
     def __init__(self) -> None:
         self.ids = torch.empty(0, dtype=torch.int64)
+        self.keys: list[int] = []
+        self.taken = 0
         self.cache: KVCache | None = None
         self._marks: dict[int, Tail] = {}
 
     def extend(self, ids: Sequence[int], cache: KVCache, *, mark: bool) -> None:
-        """What has been encoded now: all ids, and their columns. mark: set the window aside.
+        """What has been encoded now: further ids, and all columns. mark: set the window aside.
 
         Columns are never written again, so what is kept here is shared with the request.
         """
-        assert len(ids) == cache.length
-        self.ids = torch.tensor(ids, dtype=torch.int64)
+        self.ids = torch.cat((self.ids, torch.tensor(ids, dtype=torch.int64)))
+        self.keys += _keys(ids, after=self.keys[-1] if self.keys else 0)
+        assert len(self.ids) == cache.length
         self.cache = cache.prefix(cache.length)
         if mark:
             self._marks[cache.length] = cache.tail()
@@ -44,17 +59,22 @@ class Prefix:
         self._marks = other._marks | self._marks
         return True
 
-    def common(self, ids: Tensor) -> KVCache | None:
-        """Columns of the longest usable beginning that these ids share; None without any."""
+    def beginning(self, ids: Tensor) -> Prefix | None:
+        """The longest usable one that these ids share; None without any."""
         assert self.cache is not None
         width = min(len(ids), len(self.ids))
         other = (ids[:width] != self.ids[:width]).nonzero()
-        shared = int(other[0]) if len(other) else width
-        found = self.cache.prefix(shared) if shared else None
-        if found is not None:
-            return found
-        mark = max((place for place in self._marks if place <= shared), default=None)
-        return None if mark is None else self.cache.prefix(mark, self._marks[mark])
+        place = int(other[0]) if len(other) else width
+        found = self.cache.prefix(place) if place else None
+        if found is None:
+            place = max((mark for mark in self._marks if mark <= place), default=0)
+            found = self.cache.prefix(place, self._marks[place]) if place else None
+        if found is None:
+            return None
+        begun = Prefix()
+        begun.ids, begun.keys, begun.taken = self.ids[:place], self.keys[:place], place
+        begun.cache = found
+        return begun
 
     @property
     def nbytes(self) -> int:
@@ -65,39 +85,72 @@ class Prefix:
         return self.cache.nbytes + sum(t.numel() * t.element_size() for t in columns)
 
 
+class _Entry(NamedTuple):
+    nbytes: int
+    keys: list[int]
+
+
 class PrefixCache:
     """Those of the latest requests; the one that was not of use for longest goes first."""
 
     def __init__(self) -> None:
-        self._kept: list[Prefix] = []  # the latest use last
+        self.nbytes = 0
+        self._kept: dict[Prefix, _Entry] = {}  # the latest use last
+        self._owners: dict[int, Prefix] = {}  # by the key of a beginning
 
     def __len__(self) -> int:
         return len(self._kept)
 
-    @property
-    def nbytes(self) -> int:
-        return sum(prefix.nbytes for prefix in self._kept)
-
     def keep(self, prefix: Prefix) -> None:
         """As the latest. Those that are a beginning of it are forgotten, but for their marks."""
-        others = [old for old in self._kept if old is not prefix]
-        self._kept = [old for old in others if not prefix.absorbs(old)]
-        self._kept.append(prefix)
+        self._forget(prefix)
+        for place, key in enumerate(prefix.keys, 1):
+            other = self._owners.get(key)
+            if other is not None and len(other.ids) == place and prefix.absorbs(other):
+                self._forget(other)
+        owned = []
+        for place in {*range(_BLOCK, len(prefix.keys), _BLOCK), len(prefix.keys)}:
+            key = prefix.keys[place - 1]
+            # What it took over stays the other's, whose marks it lacks.
+            if place > prefix.taken or key not in self._owners:
+                self._owners[key] = prefix
+                owned.append(key)
+        self._kept[prefix] = _Entry(prefix.nbytes, owned)
+        self.nbytes += self._kept[prefix].nbytes
 
-    def find(self, ids: Sequence[int]) -> KVCache | None:
-        """A cache of the longest beginning of these ids that is known."""
-        wanted = torch.tensor(ids, dtype=torch.int64)
-        best, source = None, None
-        for prefix in self._kept:
-            found = prefix.common(wanted)
-            if found is not None and (best is None or found.length > best.length):
-                best, source = found, prefix
+    def find(self, ids: Sequence[int]) -> Prefix:
+        """The longest beginning of these ids that is known; without any an empty one."""
+        wanted, keys = torch.tensor(ids, dtype=torch.int64), _keys(ids)
+        best, source, tried = Prefix(), None, set()
+        for place in range(len(keys), 0, -1):
+            if place + _BLOCK <= len(best.ids) + 1:
+                break  # whoever is found here shares no more
+            owner = self._owners.get(keys[place - 1])
+            if owner is None or owner in tried:
+                continue
+            tried.add(owner)
+            found = owner.beginning(wanted)
+            if found is not None and len(found.ids) > len(best.ids):
+                best, source = found, owner
         if source is not None:
-            self._kept.remove(source)
-            self._kept.append(source)
+            self._kept[source] = self._kept.pop(source)
         return best
 
     def shrink(self, room: int) -> None:
         """Forget until no more than `room` bytes are held."""
         while self._kept and self.nbytes > room:
-            self._kept.pop(0)
+            self._forget(next(iter(self._kept)))
+
+    def _forget(self, prefix: Prefix) -> None:
+        entry = self._kept.pop(prefix, None)
+        if entry is None:
+            return
+        self.nbytes -= entry.nbytes
+        for key in entry.keys:
+            if self._owners.get(key) is prefix:
+                del self._owners[key]
+
+
+def _keys(ids: Sequence[int], *, after: int = 0) -> list[int]:
+    """One for each beginning of what follows the key `after`. Different ones may share a key."""
+    return list(accumulate(ids, lambda key, token: hash((key, token)), initial=after))[1:]

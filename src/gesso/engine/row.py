@@ -15,7 +15,7 @@ from gesso.generation.request import Request
 @dataclass(kw_only=True)
 class Row:
     """begun: whether its prompt is encoded, and a canvas at work. policy: of that canvas.
-    encoded: the ids whose columns the cache holds. columns: the most it can come to."""
+    prefix: what is kept of its columns for others. columns: the most it can come to."""
 
     number: int
     request: Request
@@ -25,11 +25,10 @@ class Row:
     columns: int
     policy: Policy
     prefix: Prefix = field(default_factory=Prefix)
-    encoded: list[int] = field(default_factory=list)
     canvas: int = 0
     begun: bool = False
 
     @property
     def pending(self) -> tuple[int, ...]:
         """Of the prompt, what is still to be encoded."""
-        return self.request.prompt_ids[len(self.encoded) :]
+        return self.request.prompt_ids[self.cache.length :]
