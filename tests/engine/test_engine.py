@@ -142,6 +142,23 @@ def test_a_long_prompt_delays_the_others_by_a_chunk_a_step(dg: DiffusionGemma) -
     assert ended == {0, 1}
 
 
+def test_prompts_take_turns(dg: DiffusionGemma) -> None:
+    """A short one that comes after a long one waits for a chunk of it, and however many short ones
+    come, the long one goes on."""
+    engine = Engine(dg, chunk=4)
+    long = engine.submit("<bos>" + "x " * 60, raw=True, max_new_tokens=1)
+    engine.step()
+    chunks = len(engine._rows[0].request.prompt_ids) // 4
+    assert chunks > 10
+    short = engine.submit("<bos>a", raw=True, max_new_tokens=1)
+    seen = {event.row for _ in range(2) for event in engine.step()}
+    assert seen == {short}
+    for _ in range(2 * chunks):
+        engine.submit("<bos>b", raw=True, max_new_tokens=1)
+        seen |= {event.row for event in engine.step()}
+    assert long in seen
+
+
 def test_requests_wait_for_memory_and_never_overtake(dg: DiffusionGemma) -> None:
     request = dg_request(dg, [5] * 60, max_new_tokens=2 * L)
     free = Engine(dg, max_rows=4, chunk=16)

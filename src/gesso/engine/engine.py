@@ -1,8 +1,9 @@
 """The scheduler: which rows share the next forward.
 
-A step is: let in who fits; encode one chunk of the oldest prompt that is not encoded yet; take one
-denoising step with every row that has a canvas; encode the canvases that were finished. A long
-prompt therefore delays the others' drafts by one chunk a step, and never by all of it.
+A step is: let in who fits; encode one chunk of a prompt; take one denoising step with every row
+that has a canvas; encode the canvases that were finished. Prompts take turns, a chunk each. A long
+one therefore delays others' drafts by one chunk a step, and others' prompts by one chunk for each
+of theirs: never by all of it.
 """
 
 from __future__ import annotations
@@ -188,14 +189,15 @@ class Engine:
     # Encoding.
 
     def _encode_chunk(self) -> None:
+        """Of the row whose turn it is, which goes to the end of the line."""
+        place = next((i for i, row in enumerate(self._rows) if row.pending), None)
+        if place is not None:
+            row = self._rows.pop(place)
+            self._rows.append(row)
+            self._encode(row, row.pending[: self._chunk], mark=True)
         for row in self._rows:
-            if row.begun:
-                continue
-            if row.pending:
-                self._encode(row, row.pending[: self._chunk], mark=True)
-            if not row.pending:
+            if not row.begun and not row.pending:
                 self._begin(row)
-            return
 
     def _encode(self, row: Row, ids: Sequence[int], *, mark: bool) -> None:
         network = self.model.network
