@@ -104,6 +104,24 @@ def test_a_turn_that_goes_on_does_not_cost_others_what_they_share(
     assert sum(encoded) == 2
 
 
+def test_answers_leaves_nothing_at_work(dg: DiffusionGemma) -> None:
+    """Neither when one of the prompts could never fit, nor when nobody asks for the rest."""
+    engine = Engine(dg, chunk=8, max_rows=2)
+    room = engine._bytes([60])
+    engine = Engine(
+        dg, chunk=8, max_rows=2, max_memory=engine.memory.limit - engine.memory.room + room
+    )
+    with pytest.raises(ValueError, match="shorten the prompt"):
+        next(engine.answers(["<bos>a", "<bos>" + "x " * 200], raw=True, max_new_tokens=1))
+    assert engine.idle
+    some = engine.answers(["<bos>a", "<bos>b", "<bos>c"], raw=True, max_new_tokens=L)
+    next(some)
+    some.close()
+    assert engine.idle
+    found = dict(engine.answers(["<bos>b", "<bos>a"], raw=True, max_new_tokens=L))
+    assert sorted(found) == [0, 1]
+
+
 def test_answers_wants_an_engine_at_rest(dg: DiffusionGemma) -> None:
     engine = Engine(dg)
     engine.submit("<bos>a", raw=True)

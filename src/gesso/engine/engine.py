@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -77,13 +77,7 @@ class Engine:
 
     def submit_request(self, request: Request) -> int:
         """As `submit`, for a request that has been made already."""
-        needed = self._bytes([self._columns(request)])
-        if needed > self.memory.room:
-            raise ValueError(
-                f"the request needs {needed / 1e9:.2f} GB for keys and values, and the memory "
-                f"plan has {self.memory.room / 1e9:.2f}: shorten the prompt or max_new_tokens, "
-                "or raise max_memory"
-            )
+        self._check(request)
         number = self._submitted
         self._submitted += 1
         answer = Answer(number, request, self.model.processor, time.perf_counter())
@@ -99,17 +93,20 @@ class Engine:
         """(place among the prompts, whole answer), each as soon as it is there.
 
         keys as in `submit`, for all of them. ValueError before any work starts, also when other
-        requests are at work, whose events would be lost.
+        requests are at work, whose events would be lost. Who stops asking gives up the rest.
         """
         if not self.idle:
             raise ValueError("answers: other requests are at work; let run() end them first")
         requests = [self._request(prompt, keys) for prompt in prompts]
-        first = self._submitted
         for request in requests:
-            self.submit_request(request)
-        for event in self.run():
-            if isinstance(event, End):
-                yield event.row - first, event.result
+            self._check(request)
+        numbers = [self.submit_request(request) for request in requests]
+        try:
+            for event in self.run():
+                if isinstance(event, End):
+                    yield event.row - numbers[0], event.result
+        finally:
+            self._drop(set(numbers))
 
     @torch.inference_mode()
     def step(self) -> list[CanvasEvent]:
@@ -130,6 +127,16 @@ class Engine:
         how = {name: parameters.pop(name) for name in known if name in parameters}
         return self.model.request(prompt, parameters, **how)
 
+    def _check(self, request: Request) -> None:
+        """ValueError for what could never fit."""
+        needed = self._bytes([self._columns(request)])
+        if needed > self.memory.room:
+            raise ValueError(
+                f"the request needs {needed / 1e9:.2f} GB for keys and values, and the memory "
+                f"plan has {self.memory.room / 1e9:.2f}: shorten the prompt or max_new_tokens, "
+                "or raise max_memory"
+            )
+
     def _columns(self, request: Request) -> int:
         """The most that it can come to."""
         canvases = -(-request.config.max_new_tokens // request.canvas_length)
@@ -147,14 +154,20 @@ class Engine:
 
     def _drop_cancelled(self) -> list[CanvasEvent]:
         """Ends for those that were given up before they had a canvas."""
-        events: list[CanvasEvent] = []
         early = [(number, answer) for number, _, answer in self._waiting]
         early += [(row.number, row.answer) for row in self._rows if not row.begun]
-        gone = {number for number, answer in early if answer.cancelled()}
-        events += [answer.end() for number, answer in early if number in gone]
-        self._waiting = deque(entry for entry in self._waiting if entry[0] not in gone)
-        self._rows = [row for row in self._rows if row.number not in gone]
-        return events
+        gone = {number: answer for number, answer in early if answer.cancelled()}
+        self._drop(gone)
+        return [answer.end() for answer in gone.values()]
+
+    @torch.inference_mode()
+    def _drop(self, numbers: Container[int]) -> None:
+        """Those of them that have not ended, without a word."""
+        for row in self._rows:
+            if row.begun and row.answer.finish_reason is None and row.number in numbers:
+                self._stepper.leave(row)
+        self._rows = [row for row in self._rows if row.number not in numbers]
+        self._waiting = deque(entry for entry in self._waiting if entry[0] not in numbers)
 
     def _admit(self) -> None:
         """In the order of arrival: nobody overtakes a long request that waits for memory."""
