@@ -221,26 +221,33 @@ def test_a_time_budget_is_filled_with_as_many_steps_as_fit(
     dg: DiffusionGemma, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By a clock that a forward turns by a second: the last step comes at the lowest temperature,
-    and the canvas is whole when the time is over."""
+    and the canvas is whole when the time is over. Neither a first step that took a minute nor what
+    commits take counts as a step's time."""
     clock = [0.0]
     monkeypatch.setattr("time.perf_counter", lambda: clock[0])
-    heats = []
-    read = NetworkDenoiser.read
+    heats, first = [], [60.0]
+    read, encode = NetworkDenoiser.read, dg.network.encode
 
     def slow(self: Any, tokens: Any, soft: Any, temperature: torch.Tensor) -> Any:
-        clock[0] += 1.0
+        clock[0] += first.pop() if first else 1.0
         heats.append(float(temperature[0, 0, 0]))
         return read(self, tokens, soft, temperature)
 
+    def encoded(*given: Any, **keys: Any) -> torch.Tensor:
+        clock[0] += 0.125
+        return encode(*given, **keys)
+
     monkeypatch.setattr(NetworkDenoiser, "read", slow)
+    monkeypatch.setattr(dg.network, "encode", encoded)
     engine = Engine(dg)
     keys = dict(raw=True, ignore_stop_tokens=True, adaptive_stop=False, max_denoising_steps=20)
-    engine.submit("<bos>a", max_new_tokens=1, **keys)
+    engine.submit("<bos>a", max_new_tokens=2 * L, **(keys | dict(max_denoising_steps=3)))
     list(engine.run())
     heats.clear()
     engine.submit("<bos>a", max_new_tokens=3 * L, time_budget=6.5, **keys)
     (end,) = (event for event in engine.run() if isinstance(event, End))
     assert end.result.stats.steps == (6, 1)
+    assert end.result.stats.hit_step_cap == (True, True)
     assert end.result.finish_reason == "time"
     assert heats[5] < heats[4] < heats[0]
     config = dg.generation

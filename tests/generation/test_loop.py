@@ -228,7 +228,7 @@ def fold(dg: DiffusionGemma, ids, *, size: int = L, **keys) -> Iterator[Commit |
     )
     answer = Answer(0, request, dg.processor, 0.0)
     for canvas, at in enumerate(range(0, len(ids), size)):
-        yield answer.commit(ids[at : at + size], canvas=canvas, steps=1)
+        yield answer.commit(ids[at : at + size], canvas=canvas, steps=1, capped=False)
         if answer.finish_reason is not None:
             break
     yield answer.end()

@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import replace
+from statistics import median
 from typing import Any
 
 import torch
@@ -28,8 +29,11 @@ from gesso.generation.loop import step_events
 from gesso.generation.model import DiffusionGemma, Prompt
 from gesso.generation.request import Request
 
-# How much the latest step counts in the measured time of one.
-_LATEST = 0.2
+# Steps of late whose time tells what the next will take; of fewer than `_TIMED` nothing is known,
+# for the first ones compile and record.
+_LATE, _TIMED = 16, 4
+# A step that takes so many times the fastest was held up by something else.
+_HELD_UP = 4
 
 
 class Engine:
@@ -63,7 +67,7 @@ class Engine:
         self._waiting: deque[tuple[int, Request, Answer]] = deque()
         self._rows: list[Row] = []
         self._submitted = 0
-        self._step_seconds = 0.0
+        self._seconds: deque[float] = deque(maxlen=_LATE)
 
     @property
     def idle(self) -> bool:
@@ -231,16 +235,18 @@ class Engine:
         """One step of all these rows, and what follows for each."""
         events: list[CanvasEvent] = []
         started = time.perf_counter()
-        for row, output in list(self._stepper.step(rows)):
+        outputs = list(self._stepper.step(rows))
+        if self.model.network.device.type == "cuda":
+            torch.cuda.synchronize(self.model.network.device)  # what follows waits for it anyway
+        self._seconds.append(time.perf_counter() - started)
+        for row, output in outputs:
             events += self._follow(row, output)
-        spent = time.perf_counter() - started
-        self._step_seconds += (_LATEST if self._step_seconds else 1) * (spent - self._step_seconds)
         return events
 
     def _follow(self, row: Row, output: StepOutput) -> list[CanvasEvent]:
         if row.answer.interrupted():
             output = output._replace(finished=torch.ones_like(output.finished))
-        events = list(step_events(output, [row.answer], canvas=row.canvas))
+        events = list(step_events(output, [row.answer], canvas=row.canvas, cap=row.policy.steps))
         if isinstance(events[-1], Commit):
             self._encode(row, output.argmax[0].tolist(), mark=False)
             row.canvas += 1
@@ -253,6 +259,8 @@ class Engine:
         """The policy of the next canvas: with a time budget, of as many steps as there is time
         for, so that its temperature has come down when the time is over."""
         policy, left = row.request.policy, row.answer.time_left()
-        if left is None or not self._step_seconds:
+        if left is None or len(self._seconds) < _TIMED:
             return policy
-        return replace(policy, steps=min(policy.steps, max(1, int(left / self._step_seconds))))
+        fastest = min(self._seconds)
+        usual = median(spent for spent in self._seconds if spent <= _HELD_UP * fastest)
+        return replace(policy, steps=min(policy.steps, max(1, int(left / usual))))

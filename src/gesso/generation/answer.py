@@ -53,8 +53,10 @@ class Answer:
             self.finish_reason = "time"
         return self.finish_reason is not None
 
-    def commit(self, block: Sequence[int], *, canvas: int, steps: int) -> Commit:
+    def commit(self, block: Sequence[int], *, canvas: int, steps: int, capped: bool) -> Commit:
         """Append a canvas up to its first stop, or to max_new_tokens.
+
+        capped: whether these were all the steps that it had.
 
         A canvas finished by the time budget keeps "time" as the reason, also when it holds a stop:
         it was not refined to its end.
@@ -69,7 +71,7 @@ class Answer:
         before = len(self._ids)
         self._append(kept)
         self._steps.append(steps)
-        self._capped.append(steps == config.max_denoising_steps)
+        self._capped.append(capped)
         if self._first_commit is None:
             self._first_commit = self._elapsed()
         if self.finish_reason is None and len(self._ids) >= config.max_new_tokens:

@@ -33,6 +33,6 @@ def generate_autoregressive(
         answer.interrupted()
         # As with canvases: out of time, what is there counts; cancelled, nobody waits for it.
         if answer.finish_reason != "cancelled":
-            yield answer.commit(ids[0].tolist(), canvas=place, steps=1)
+            yield answer.commit(ids[0].tolist(), canvas=place, steps=1, capped=False)
             place += 1
     yield answer.end()

@@ -64,7 +64,7 @@ def generate_events(
         denoiser = NetworkDenoiser(network, cache, positions)
         for output in denoise_canvas(denoiser, draws, policy, canvas=canvas, interrupt=interrupt):
             blocks[output.rows] = output.argmax
-            yield from step_events(output, answers, canvas=canvas)
+            yield from step_events(output, answers, canvas=canvas, cap=policy.steps)
         going = [i for i, answer in enumerate(answers) if answer.finish_reason is None]
         if not going:
             return
@@ -79,9 +79,12 @@ def generate_events(
 
 
 def step_events(
-    output: StepOutput, answers: Sequence[Answer], *, canvas: int
+    output: StepOutput, answers: Sequence[Answer], *, canvas: int, cap: int
 ) -> Iterator[CanvasEvent]:
-    """A draft for each row that took the step; commit and end for those that it finished."""
+    """A draft for each row that took the step; commit and end for those that it finished.
+
+    cap: the steps of the policy that these canvases are refined by.
+    """
     finished = output.finished.tolist()
     for place, row in enumerate(output.rows.tolist()):
         answer = answers[row]
@@ -97,9 +100,8 @@ def step_events(
         if finished[place]:
             # A cancelled canvas is dropped: nobody waits for it any more.
             if answer.finish_reason != "cancelled":
-                yield answer.commit(
-                    output.argmax[place].tolist(), canvas=canvas, steps=output.step + 1
-                )
+                block, steps = output.argmax[place].tolist(), output.step + 1
+                yield answer.commit(block, canvas=canvas, steps=steps, capped=steps == cap)
             if answer.finish_reason is not None:
                 yield answer.end()
 
