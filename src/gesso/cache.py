@@ -151,12 +151,13 @@ class KVCache:
         return kept[0].to(dtype), kept[1].to(dtype)
 
 
-def cache_bytes(config: TextConfig, columns: int, dtype: torch.dtype) -> int:
-    """Of one row's keys and values of so many columns, trimmed."""
+def cache_bytes(config: TextConfig, columns: int, dtype: torch.dtype, *, trim: bool = True) -> int:
+    """Of one row's keys and values of so many columns; trim: with sliding layers' windows alone."""
     total = 0
     for index in range(config.num_layers):
         heads, dim = config.heads(index)
-        kept = columns if config.is_full(index) else min(columns, config.sliding_window - 1)
+        cut = trim and not config.is_full(index)
+        kept = min(columns, config.sliding_window - 1) if cut else columns
         total += 2 * heads * dim * kept
     return total * dtype.itemsize
 
@@ -224,8 +225,11 @@ class CacheWriter:
     def close(self) -> None:
         """Keep what was written, trimmed to the window."""
         config, cache = self.cache.config, self.cache
-        for index, pair in enumerate(self._new):
-            assert pair is not None, "a pass ended before its last layer"
+        assert None not in self._new, "a pass ended before its last layer"
+        for index in range(len(self._new)):
+            # Layer by layer, so that what is trimmed is never there whole and trimmed of all.
+            pair, self._new[index] = self._new[index], None
+            assert pair is not None
             if cache._trim and not config.is_full(index):
                 keep = min(config.sliding_window - 1, pair[0].shape[2])
                 # Copies, so that the columns which fell out of the window are freed.

@@ -180,7 +180,7 @@ def test_prompts_take_turns(dg: DiffusionGemma) -> None:
 def test_requests_wait_for_memory_and_never_overtake(dg: DiffusionGemma) -> None:
     request = dg_request(dg, [5] * 60, max_new_tokens=2 * L)
     free = Engine(dg, max_rows=4, chunk=16)
-    limit = free.memory.limit - free.memory.room + int(1.5 * free._bytes([70]))
+    limit = free.memory.limit - free.memory.room + int(1.2 * free._bytes([70]))
     engine = Engine(dg, max_rows=4, chunk=16, max_memory=limit)
     for _ in range(3):
         engine.submit_request(request)

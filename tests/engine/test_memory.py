@@ -1,11 +1,14 @@
 """The memory plan: amounts, limits, and what fits at the released shape."""
 
+import weakref
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
-from gesso.cache import cache_bytes
+from gesso.cache import CacheWriter, cache_bytes
+from gesso.engine import Engine, memory
 from gesso.engine.device import DeviceSteps
 from gesso.engine.memory import parse_bytes, plan_memory
 from gesso.engine.stepper import JoinedSteps
@@ -47,4 +50,44 @@ def test_the_released_shape_in_18_gigabytes() -> None:
     assert 15.9e9 < plan.weights < 16.1e9
     columns = 8192 + 256
     own = cache_bytes(network.config.text, columns, network.dtype)
-    assert own + steps.held([columns]) < plan.room
+    assert 2 * own + steps.held([columns]) < plan.room  # twice while a chunk is encoded
+
+
+def test_by_default_what_is_free(dg: DiffusionGemma, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside the weights, which are there."""
+    monkeypatch.setattr("gesso.engine.memory._free_bytes", lambda device: 10**9)
+    plan = plan_memory(dg.network, JoinedSteps(dg.network), rows=1, chunk=8)
+    assert plan.limit - plan.weights == 9 * 10**8
+
+
+def test_free_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the system says, or all that the machine has."""
+    file = tmp_path / "meminfo"
+    monkeypatch.setattr(memory, "_MEMINFO", file)
+    everything = memory._free_bytes(torch.device("cpu"))
+    file.write_text("MemTotal:       65000000 kB\nMemAvailable:   1000 kB\n")
+    assert memory._free_bytes(torch.device("cpu")) == 1024_000
+    assert everything > 1024_000
+
+
+def test_slots_count_for_as_long_as_they_are(dg: DiffusionGemma, device: torch.device) -> None:
+    """A long request leaves long ones: neither the prefix cache nor others get their room."""
+    dg.network.to(device)
+    engine = Engine(dg, max_rows=2, stepper=DeviceSteps(dg.network, rows=2))
+    assert engine._free == engine.memory.room
+    engine.submit("<bos>a", raw=True, max_new_tokens=1, max_denoising_steps=1)
+    list(engine.run())
+    assert engine._free == engine.memory.room - 2 * dg.network.cache_bytes(1024)
+
+
+def test_a_pass_never_holds_all_layers_whole_and_trimmed(dg: DiffusionGemma) -> None:
+    """What a layer wrote is let go as its window is kept."""
+    cache = dg.network.new_cache(batch_size=1)
+    writer = CacheWriter(cache, columns=9, mask=None)
+    for index in range(3):
+        heads, dim = dg.network.config.text.heads(index)
+        writer.keep(index, torch.ones(1, heads, 9, dim), torch.ones(1, heads, 9, dim))
+    written = [weakref.ref(keys) for keys, _ in writer._new]
+    writer.close()
+    # The first layer slides; the others keep what was written.
+    assert [ref() is None for ref in written] == [True, False, False]

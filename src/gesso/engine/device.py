@@ -87,7 +87,7 @@ class DeviceSteps:
         self._network = network
         self._pass = CanvasPass(network)
         self._rows = rows
-        self._slot_of: dict[int, int] = {}
+        self._placed: list[Row | None] = [None] * rows  # by slot
         self._slots: Slots | None = None
         self._canvases: dict[int, _Canvases] = {}  # by length
         self._seeds, self._canvas = zeros(2), zeros()
@@ -98,10 +98,9 @@ class DeviceSteps:
         )  # fmt: skip
 
     def begin(self, row: Row) -> None:
-        if row.number not in self._slot_of:
-            taken = set(self._slot_of.values())
-            self._slot_of[row.number] = next(i for i in range(self._rows) if i not in taken)
-        at = self._slot_of[row.number]
+        if not any(other is row for other in self._placed):
+            self._placed[self._placed.index(None)] = row
+        at = self._slot_of(row)
         self._make_room(row)
         assert self._slots is not None
         self._slots.put(at, row.cache)
@@ -129,12 +128,11 @@ class DeviceSteps:
     def _step_group(
         self, canvases: _Canvases, rows: Sequence[Row]
     ) -> Iterator[tuple[Row, StepOutput]]:
-        ends = max(self._slot_of[row.number] for row in rows) + 1
-        padded = min(self._rows, 1 << (ends - 1).bit_length())
+        places = [self._slot_of(row) for row in rows]
+        padded = min(self._rows, 1 << max(places).bit_length())
         before = canvases.state.step.tolist()
         outcome = self._run(canvases, padded)
-        for row in rows:
-            at = self._slot_of[row.number]
+        for at, row in zip(places, rows, strict=True):
             one = slice(at, at + 1)
             yield (
                 row,
@@ -149,8 +147,9 @@ class DeviceSteps:
             )
 
     def leave(self, row: Row) -> None:
-        canvases = self._canvases[row.request.canvas_length]
-        canvases.state.finished[self._slot_of.pop(row.number)] = True
+        at = self._slot_of(row)
+        self._canvases[row.request.canvas_length].state.finished[at] = True
+        self._placed[at] = None
 
     def workspace(self, *, rows: int, chunk: int) -> int:
         config = self._network.config
@@ -159,21 +158,29 @@ class DeviceSteps:
         return logits + SPANS * tokens * config.text.hidden_size * 4
 
     def held(self, columns: Sequence[int]) -> int:
-        """Bytes of the slots while requests of so many columns each are at work."""
-        longest = _round_up(max(columns))
+        """Bytes of the slots while requests of so many columns each are at work: never less than
+        they have come to already."""
+        there = self._slots.columns if self._slots else 0
+        longest = max([there, *map(_round_up, columns)])
         return self._rows * self._network.cache_bytes(longest)
 
+    def _slot_of(self, row: Row) -> int:
+        return next(i for i, other in enumerate(self._placed) if other is row)
+
     def _make_room(self, row: Row) -> None:
-        """Larger tensors where this row needs them; what was recorded over the old ones goes."""
+        """Larger tensors where this row needs them; what was recorded over the old ones goes, and
+        so do they, before there are new ones: rows have all columns themselves."""
         if self._slots is None or row.columns > self._slots.columns:
-            network, old = self._network, self._slots
+            network = self._network
             self._forget_graphs()
+            self._slots = None
             self._slots = Slots(
                 network.config.text, rows=self._rows, columns=_round_up(row.columns),
                 dtype=network.kv_cache_dtype or network.dtype, device=network.device,
             )  # fmt: skip
-            if old is not None:
-                self._slots.copy(old)
+            for at, other in enumerate(self._placed):
+                if other is not None and other is not row:
+                    self._slots.put(at, other.cache)
         if (more := row.policy.steps - self._heat.shape[1]) > 0:
             self._heat = F.pad(self._heat, (0, more), value=1.0)
             self._forget_graphs()

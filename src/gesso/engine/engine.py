@@ -50,8 +50,8 @@ class Engine:
     ) -> None:
         """max_rows: that are denoised together. chunk: tokens of a prompt encoded at a time.
         max_memory: for everything, weights included, in bytes or as "18GB"; by default most of
-        what the device has. stepper: how canvases take a step; by default by kernels on a GPU, and
-        elsewhere by the readable network. ValueError when the memory is too little.
+        what is free on the device. stepper: how canvases take a step; by default by kernels on a
+        GPU, and elsewhere by the readable network. ValueError when the memory is too little.
         """
         for name, value in (("max_rows", max_rows), ("chunk", chunk)):
             if value < 1:
@@ -147,9 +147,10 @@ class Engine:
         return len(request.prompt_ids) + canvases * request.canvas_length
 
     def _bytes(self, columns: Sequence[int]) -> int:
-        """What requests of so many columns each take, if all of them are at work at once."""
-        own = sum(map(self.model.network.cache_bytes, columns))
-        return own + (self._stepper.held(columns) if columns else 0)
+        """What requests of so many columns each take, if all of them are at work at once. While a
+        row is encoded its old columns are there beside the new ones."""
+        own = [self.model.network.cache_bytes(count) for count in columns]
+        return sum(own) + max(own, default=0) + self._stepper.held(columns)
 
     @property
     def _free(self) -> int:
@@ -226,8 +227,8 @@ class Engine:
     def _begin(self, row: Row) -> None:
         """The row's next canvas."""
         row.policy = self._fitted(row)
-        row.begun = True
         self._stepper.begin(row)
+        row.begun = True
 
     # Denoising.
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
+from gesso.cache import cache_bytes
 from gesso.engine.stepper import Stepper
 from gesso.model.network import Network
 from gesso.model.quantize import stored_bytes
@@ -19,8 +21,9 @@ from gesso.model.quantize import stored_bytes
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 # Activations of a token that a layer holds at once, in float32, as long as the widest of them.
 _ACTIVATIONS = 16
-# Of what the machine has, the rest being for the allocator's gaps and for others.
+# Of what is free on the device, the rest being for the allocator's gaps and for others.
 _SHARE = 0.9
+_MEMINFO = Path("/proc/meminfo")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,16 +53,21 @@ def plan_memory(
 ) -> MemoryPlan:
     """For `rows` canvases at once and prompts in chunks of so many tokens.
 
-    limit: bytes, or a string such as "18GB"; None takes most of what the device has. ValueError
-    when not even one request of one canvas would fit.
+    limit: bytes, or a string such as "18GB"; None takes the weights, which are there already, and
+    most of what is free now. ValueError when not even one request of one canvas would fit.
     """
     config = network.config
     wide = max(config.text.intermediate_size, config.text.hidden_size)
     activations = max(rows * config.canvas_length, chunk) * wide * 4 * _ACTIVATIONS
+    # Windows are cut when a chunk's pass ends.
+    kept_in = network.kv_cache_dtype or network.dtype
+    uncut = cache_bytes(config.text, chunk, kept_in, trim=False)
+    weights = stored_bytes(network) + (network.compiled.bytes if network.compiled else 0)
+    free = int(_SHARE * _free_bytes(network.device)) if limit is None else 0
     plan = MemoryPlan(
-        limit=_device_bytes(network.device) if limit is None else parse_bytes(limit),
-        weights=stored_bytes(network) + (network.compiled.bytes if network.compiled else 0),
-        step=stepper.workspace(rows=rows, chunk=chunk) + activations,
+        limit=weights + free if limit is None else parse_bytes(limit),
+        weights=weights,
+        step=stepper.workspace(rows=rows, chunk=chunk) + activations + uncut,
     )
     least = network.cache_bytes(config.canvas_length)
     if plan.room < least:
@@ -81,7 +89,12 @@ def parse_bytes(amount: int | str) -> int:
     return int(float(found[1]) * _UNITS[found[2]])
 
 
-def _device_bytes(device: torch.device) -> int:
+def _free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
-        return int(_SHARE * torch.cuda.mem_get_info(device)[1])
-    return int(_SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + unused
+    if _MEMINFO.exists():  # what the system would give, files in its cache not counted as used
+        found = re.search(r"MemAvailable:\s*(\d+) kB", _MEMINFO.read_text())
+        if found:
+            return int(found[1]) * 2**10
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -49,14 +49,6 @@ class Slots:
             for slot, kept in zip((keys, values), cache.stored(index), strict=True):
                 slot[row, :, : kept.shape[2]] = kept[0]
 
-    def copy(self, shorter: Slots) -> None:
-        """All that shorter ones of the same rows hold."""
-        self.full.copy_(shorter.full)
-        self.sliding.copy_(shorter.sliding)
-        for mine, theirs in zip(self._layers, shorter._layers, strict=True):
-            for new, old in zip(mine, theirs, strict=True):
-                new[:, :, : old.shape[2]] = old
-
     def layer(self, index: int, rows: int) -> tuple[Tensor, Tensor]:
         """(keys, values) of the first so many rows, (rows, K, S, D) each."""
         keys, values = self._layers[index]

@@ -47,7 +47,7 @@ class Stepper(Protocol):
 
     def held(self, columns: Sequence[int]) -> int:
         """The most bytes of keys and values kept beside the rows' own, for rows of so many
-        columns each."""
+        columns each; without rows, what is kept all the same."""
         ...
 
 
@@ -85,11 +85,13 @@ class JoinedSteps:
 
     def held(self, columns: Sequence[int]) -> int:
         # One alone is not copied; of several, the shortest in a group is padded by so much.
-        network, own = self._network, sum(map(self._network.cache_bytes, columns))
-        joined = 0 if len(columns) == 1 else _SPREAD * own
-        # Compiled passes pack what they read, in float32.
-        packed = (joined or own) * 4 // network.dtype.itemsize if network.compiled else 0
-        return joined + packed
+        network, own = self._network, [self._network.cache_bytes(count) for count in columns]
+        joined = 0 if len(columns) == 1 else _SPREAD * sum(own)
+        if network.compiled is None:
+            return joined
+        # Compiled passes pack what they read, in float32: one that encodes, beside the others.
+        packed = (joined or sum(own)) + max(own, default=0)
+        return joined + packed * 4 // network.dtype.itemsize
 
     def _read(self, rows: Sequence[Row]) -> Reading:
         denoiser = self._denoiser(rows)
