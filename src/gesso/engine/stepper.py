@@ -17,6 +17,7 @@ from gesso.diffusion.loop import CanvasState, Reading, StepOutput, advance, begi
 from gesso.diffusion.sampler import Belief
 from gesso.engine.row import Row
 from gesso.generation.denoiser import NetworkDenoiser
+from gesso.kernels import choice
 from gesso.model.network import Network
 
 # Rows share a forward while the longest has at most so many times the shortest's columns: the
@@ -154,8 +155,9 @@ def _alike(rows: Sequence[Row]) -> list[list[Row]]:
 
 
 def make_stepper(network: Network, rows: int) -> Stepper:
-    """For so many rows at most: by kernels on a GPU, elsewhere by the readable network."""
-    if network.device.type != "cuda":
+    """For so many rows at most: by kernels on a GPU with Triton, elsewhere by the readable
+    network."""
+    if network.device.type != "cuda" or not choice.has_triton():
         return JoinedSteps(network)
     from gesso.engine.device import DeviceSteps  # triton is imported where it is of use
 

@@ -11,9 +11,9 @@ from torch import Tensor
 
 def runs_kernels(x: Tensor) -> bool:
     """For an op on x and its like: on a GPU, where no gradient is wanted."""
-    return x.is_cuda and not torch.is_grad_enabled() and _has_triton()
+    return x.is_cuda and not torch.is_grad_enabled() and has_triton()
 
 
 @cache
-def _has_triton() -> bool:
+def has_triton() -> bool:
     return importlib.util.find_spec("triton") is not None

@@ -1,0 +1,23 @@
+"""Which stepper a network gets."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from gesso.engine.device import DeviceSteps
+from gesso.engine.stepper import JoinedSteps, make_stepper
+
+
+@pytest.mark.parametrize(
+    ("device", "triton", "kind"),
+    [("cpu", True, JoinedSteps), ("cuda", False, JoinedSteps), ("cuda", True, DeviceSteps)],
+)
+def test_kernels_on_a_gpu_with_triton(
+    device: str, triton: bool, kind: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gesso.kernels.choice.has_triton", lambda: triton)
+    monkeypatch.setattr(DeviceSteps, "__init__", lambda self, network, rows: None)
+    network: Any = SimpleNamespace(device=torch.device(device))
+    assert type(make_stepper(network, 1)) is kind
