@@ -233,6 +233,23 @@ def test_a_compiler_that_fails_is_named_and_leaves_nothing(
     assert not list((tmp_path / "gesso").iterdir())
 
 
+@needs_compiler
+def test_a_library_that_does_not_load_is_as_good_as_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As from a folder that programs may not run from: `load` then goes without."""
+    broken = tmp_path / "broken.so"
+    broken.write_bytes(b"no library")
+    monkeypatch.setattr(library, "build", lambda: broken)
+    library.library.cache_clear()
+    try:
+        with pytest.raises(ValueError, match=r"broken\.so does not load .*; set XDG_CACHE_HOME"):
+            library.library()
+        assert not library.is_available()
+    finally:
+        library.library.cache_clear()
+
+
 def test_no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "/no/such/compiler")
     with pytest.raises(ValueError, match=r"no C\+\+ compiler was found; install one"):

@@ -98,8 +98,15 @@ def is_available() -> bool:
 
 @cache
 def library() -> ctypes.CDLL:
-    """`build`, loaded."""
-    loaded = ctypes.CDLL(str(build()))
+    """`build`, loaded. ValueError as there, and where the system does not load it."""
+    built = build()
+    try:
+        loaded = ctypes.CDLL(str(built))
+    except OSError as error:  # a folder from which nothing may run, for one
+        raise ValueError(
+            f"compile: {built} does not load ({error}); set XDG_CACHE_HOME to another folder, or "
+            "leave compile out"
+        ) from error
     loaded.gesso_pass.restype = ctypes.c_bool
     return loaded
 
