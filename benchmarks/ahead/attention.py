@@ -49,7 +49,6 @@ def _variant(
 _CANVAS = {
     "canvas_keys": "*bf16",
     "canvas_values": "*bf16",
-    "first": "*i32",
     "length": "*i32",
     "canvas": "i32",
     "stride_cb": "i32",

@@ -75,7 +75,6 @@ class CanvasPass:
             *slots.layer(attention.layer, len(x)),
             turned.keys,
             turned.values,
-            first=slots.first[: len(x)],
             length=slots.lengths(attention.layer, len(x)),
         )
         return _product(attention.o, out.flatten(0, 1))

@@ -27,9 +27,8 @@ class Slots:
         device: torch.device,
     ) -> None:
         self.columns = columns
-        self.first = torch.zeros(rows, dtype=torch.int64, device=device)
-        self.full = torch.zeros_like(self.first)
-        self.sliding = torch.zeros_like(self.first)
+        self.full = torch.zeros(rows, dtype=torch.int64, device=device)
+        self.sliding = torch.zeros_like(self.full)
         self._config = config
         self._layers: list[tuple[Tensor, Tensor]] = []
         for index in range(config.num_layers):

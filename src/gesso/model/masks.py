@@ -29,8 +29,8 @@ def causal_look(
     if padding is None and choice.runs_kernels(query):
         from gesso.kernels.gpu.span_attention import causal_spans, span_attention
 
-        first = torch.zeros(len(query), dtype=torch.int64, device=query.device)
-        spans = causal_spans(first, first + kept, columns=columns, window=window, blocks=blocks)
+        before = torch.full((len(query),), kept, device=query.device)
+        spans = causal_spans(before, columns=columns, window=window, blocks=blocks)
         return partial(span_attention, spans=spans)
     mask = causal_mask(
         columns=columns,

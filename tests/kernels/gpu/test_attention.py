@@ -35,7 +35,7 @@ def check(ours: Tensor, plain: Tensor, exact: Tensor) -> None:
 
 
 class Canvas:
-    """Two rows over one cache: one that fills most of it, one padded on the left and shorter."""
+    """Two rows over one cache: one that fills most of it, one shorter."""
 
     def __init__(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> None:
         heads, groups, canvas, room, dim = shape
@@ -43,10 +43,8 @@ class Canvas:
         self.query = draw(2, heads, canvas, dim, **kind)
         self.keys, self.values = draw(2, 2, groups, room, dim, seed=1, **kind)
         self.canvas_keys, self.canvas_values = draw(2, 2, groups, canvas, dim, seed=2, **kind)
-        self.first = torch.tensor([0, 5], device=device)
         self.length = torch.tensor([room - 2, 14], device=device)
-        column = torch.arange(room, device=device)
-        seen = (column >= self.first[:, None]) & (column < self.length[:, None])
+        seen = torch.arange(room, device=device) < self.length[:, None]
         self.mask = F.pad(seen, (0, canvas), value=True)[:, None, None]
         self.outside = ~seen[:, None, :, None].expand_as(self.keys)
 
@@ -58,7 +56,7 @@ class Canvas:
     def run(self, splits: int | None = None) -> Tensor:
         return canvas_attention(
             self.query, self.keys, self.values, self.canvas_keys, self.canvas_values,
-            first=self.first, length=self.length, splits=splits,
+            length=self.length, splits=splits,
         )  # fmt: skip
 
 
@@ -92,7 +90,7 @@ def test_a_cache_in_fp8_is_as_if_it_were_made_wide_first(
 @pytest.mark.usefixtures("poisoned_memory")
 def test_an_empty_cache_and_more_shares_than_tiles(device: torch.device) -> None:
     case = Canvas((4, 2, 5, 37, 8), torch.float32, device)
-    case.first[:] = case.length[:] = 3
+    case.length[:] = 0
     exact = attention_reference(
         case.query.double(), case.canvas_keys.double(), case.canvas_values.double()
     )
@@ -100,18 +98,21 @@ def test_an_empty_cache_and_more_shares_than_tiles(device: torch.device) -> None
         assert off(case.run(splits), exact) < 2e-6
 
 
-@pytest.mark.parametrize("splits", [1, 3])
-def test_neither_padding_nor_mates_nor_room_change_a_rows_bits(
-    splits: int, device: torch.device
+@pytest.mark.parametrize("splits", [None, 1, 3])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_neither_mates_nor_room_change_a_rows_bits(
+    splits: int | None, dtype: torch.dtype, device: torch.device
 ) -> None:
-    case = Canvas((4, 2, 5, 37, 8), torch.bfloat16, device)
-    ours = case.run(splits)[1]
+    """Room for 2,048 columns, which a long request left behind, and room for 20."""
+    case = Canvas((4, 2, 5, 60, 8), dtype, device)
+    case.length[1] = 18
     alone = canvas_attention(
-        case.query[1:], case.keys[1:, :, 5:20].contiguous(), case.values[1:, :, 5:20].contiguous(),
-        case.canvas_keys[1:], case.canvas_values[1:], splits=splits,
-        first=torch.tensor([0], device=device), length=torch.tensor([9], device=device),
+        case.query[1:], case.keys[1:, :, :20].contiguous(), case.values[1:, :, :20].contiguous(),
+        case.canvas_keys[1:], case.canvas_values[1:], splits=splits, length=case.length[1:],
     )  # fmt: skip
-    assert torch.equal(ours, alone[0])
+    for name in ("keys", "values"):
+        setattr(case, name, F.pad(getattr(case, name), (0, 0, 0, 2048 - 60)))
+    assert torch.equal(case.run(splits)[1], alone[0])
 
 
 def test_views_of_projections_need_no_copy(device: torch.device) -> None:
@@ -125,10 +126,6 @@ def test_views_of_projections_need_no_copy(device: torch.device) -> None:
     assert torch.equal(case.run(), ours)
 
 
-def padded_mask(first: Tensor, columns: int) -> Tensor:
-    return torch.arange(columns, device=first.device) >= first[:, None]
-
-
 def draw_blocks(columns: int, device: torch.device) -> Tensor:
     blocks = torch.zeros(2, columns, dtype=torch.int64, device=device)
     blocks[0, 1:4] = 1
@@ -140,21 +137,18 @@ def draw_blocks(columns: int, device: torch.device) -> Tensor:
 @pytest.mark.parametrize("window", [None, 1, 4, 100])
 @pytest.mark.parametrize("kept", [0, 6])
 @pytest.mark.parametrize("images", [False, True])
-@pytest.mark.parametrize("padding", [0, 2])
 def test_spans_are_the_causal_mask(
-    window: int | None, kept: int, images: bool, padding: int, device: torch.device
+    window: int | None, kept: int, images: bool, device: torch.device
 ) -> None:
     columns = 9
-    first = torch.tensor([0, padding], device=device)
     blocks = draw_blocks(columns, device) if images else None
     mask = causal_mask(
         columns=columns, kept=kept, window=window, blocks=blocks, device=device,
-        padding=padded_mask(first, kept + columns),
+        padding=torch.ones(2, kept + columns, dtype=torch.bool, device=device),
     )  # fmt: skip
     assert mask is not None
-    spans = causal_spans(
-        first, torch.full_like(first, kept), columns=columns, window=window, blocks=blocks
-    )
+    before = torch.full((2,), kept, device=device)
+    spans = causal_spans(before, columns=columns, window=window, blocks=blocks)
     column = torch.arange(kept + columns, device=device)
     ours = (column >= spans.begin[..., None]) & (column < spans.end[..., None])
     assert torch.equal(ours[:, None], mask.expand(2, -1, -1, -1))
@@ -171,20 +165,16 @@ def test_causal(
     heads, groups, columns, kept, dim = shape
     query = draw(2, heads, columns, dim, dtype=dtype, device=device)
     keys, values = draw(2, 2, groups, kept + columns, dim, seed=1, dtype=dtype, device=device)
-    first = torch.tensor([0, 9], device=device)
     blocks = draw_blocks(columns, device) if columns == 7 else None
     mask = causal_mask(
-        columns=columns, kept=kept, window=window, blocks=blocks, device=device,
-        padding=padded_mask(first, kept + columns),
-    )  # fmt: skip
-    spans = causal_spans(
-        first, torch.full_like(first, kept), columns=columns, window=window, blocks=blocks
+        columns=columns, kept=kept, window=window, blocks=blocks, device=device, padding=None
     )
+    before = torch.full((2,), kept, device=device)
+    spans = causal_spans(before, columns=columns, window=window, blocks=blocks)
     plain = attention(query, keys, values, mask=mask)
     exact = attention_reference(query.double(), keys.double(), values.double(), mask=mask)
-    # Room for later columns, which nothing was written to, and padding: not read.
+    # Room for later columns, which nothing was written to: not read.
     keys, values = F.pad(keys, (0, 0, 0, 11), value=NAN), F.pad(values, (0, 0, 0, 11), value=NAN)
-    keys[1, :, :9], values[1, :, :9] = NAN, NAN
     check(span_attention(query, keys, values, spans=spans, splits=splits), plain, exact)
 
 
@@ -193,7 +183,7 @@ def test_rows_that_stand_in_different_columns(device: torch.device) -> None:
     query = draw(2, 4, 5, 8, dtype=torch.float32, device=device)
     keys, values = draw(2, 2, 2, 40, 8, seed=1, dtype=torch.float32, device=device)
     kept = torch.tensor([30, 3], device=device)
-    spans = causal_spans(torch.zeros_like(kept), kept, columns=5)
+    spans = causal_spans(kept, columns=5)
     ours = span_attention(query, keys, values, spans=spans)
     for row, columns in enumerate((35, 8)):
         part = slice(row, row + 1)

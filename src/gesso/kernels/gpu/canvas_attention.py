@@ -1,8 +1,8 @@
 """Attention of a canvas over its cache and itself, without a mask in memory.
 
-A canvas sees columns first[b] .. length[b] - 1 of a cache that may be larger, then all of itself;
-the two are read where they lie, which saves writing and reading the joined keys and values once a
-layer. Lengths are device data, so one captured graph serves all of them.
+A canvas sees the first length[b] columns of a cache that may be larger, then all of itself; the two
+are read where they lie, which saves writing and reading the joined keys and values once a layer.
+Lengths are device data, so one captured graph serves all of them.
 """
 
 from __future__ import annotations
@@ -25,6 +25,10 @@ from gesso.kernels.gpu.online_softmax import (
     precision,
 )
 
+# The columns are shared out as if there were so many: the room for them grows with the longest of
+# the requests that ever were, and a row's bits are not to depend on others.
+_COLUMNS = 2048
+
 
 @triton.jit
 def _tile(cache, canvas, is_cache, base, spots, columns, rest, in_dim, NARROW: tl.constexpr):
@@ -43,7 +47,7 @@ def _tile(cache, canvas, is_cache, base, spots, columns, rest, in_dim, NARROW: t
 
 @triton.jit
 def _canvas_kernel(
-    query, keys, values, canvas_keys, canvas_values, first, length, out, best_out, total_out,
+    query, keys, values, canvas_keys, canvas_values, length, out, best_out, total_out,
     batch, canvas, stride_qb, stride_qh, stride_qn, stride_b, stride_k, stride_s,
     stride_cb, stride_ck, stride_cs,
     K: tl.constexpr, G: tl.constexpr, D: tl.constexpr, SPLITS: tl.constexpr,
@@ -67,13 +71,12 @@ def _canvas_kernel(
     q_spots = (head * stride_qh + near * stride_qn)[:, None] + dims[None, :]
     q = tl.load(q_tile + q_spots, mask=in_query, other=0.0)  # (M, D)
 
-    start = tl.load(first + row).to(tl.int32)
-    cached = tl.maximum(tl.load(length + row).to(tl.int32) - start, 0)
+    cached = tl.load(length + row).to(tl.int32)
     # The tiles of the cache, then those of the canvas: one sequence, shared out evenly.
     cache_tiles = tl.cdiv(cached, BLOCK_N)
     tiles = cache_tiles + tl.cdiv(canvas, BLOCK_N)
     share = tl.cdiv(tiles, SPLITS)
-    cache_spot = b * stride_b + k * stride_k + start.to(tl.int64) * stride_s
+    cache_spot = b * stride_b + k * stride_k
     canvas_spot = b * stride_cb + k * stride_ck
 
     best = tl.full((BLOCK_M,), LOWEST, tl.float32)
@@ -104,37 +107,36 @@ def canvas_attention(
     canvas_keys: Tensor,
     canvas_values: Tensor,
     *,
-    first: Tensor,
     length: Tensor,
     splits: int | None = None,
 ) -> Tensor:
     """Every canvas row sees the same cached columns of its batch row, and the whole canvas.
 
     query (B, H, L, D); keys and values (B, K, S, D), the cache with room for S columns, of which
-    first[b] <= c < length[b] count and the others are not read; canvas_keys and canvas_values
+    the first length[b] count and the others are not read; canvas_keys and canvas_values
     (B, K, L, D); one dtype, but that the cache's may be float8_e4m3fn, which is made wide as it is
-    read; the last dimension contiguous, keys laid out as values are. first and length (B,)
-    integers on the device. splits: programs that share a tile's columns; by default
-    as many as one batch row needs to fill a large device. Returns (B, L, H * D).
+    read; the last dimension contiguous, keys laid out as values are. length (B,) integers on the
+    device. splits: programs that share a tile's columns; by default as many as one batch row needs
+    to fill a large device, whatever the room. Returns (B, L, H * D).
     """
     batch, heads, canvas, dim = query.shape
-    groups, capacity = keys.shape[1], keys.shape[2]
+    groups = keys.shape[1]
     assert heads % groups == 0
     assert canvas_keys.shape == (batch, groups, canvas, dim)
     assert keys.dtype in (query.dtype, torch.float8_e4m3fn)
     check_layout(query, keys, values)
     check_layout(query, canvas_keys, canvas_values)
     assert query.dtype == canvas_keys.dtype
-    assert first.shape == length.shape == (batch,)
+    assert length.shape == (batch,)
     per_group = heads // groups
     tiles = choose_tiles(canvas * per_group, dim, query.dtype)
     row_tiles = triton.cdiv(canvas * per_group, tiles.rows)
     if splits is None:
-        splits = choose_splits(row_tiles * groups, capacity + canvas)
+        splits = choose_splits(row_tiles * groups, _COLUMNS)
     out = query.new_empty(batch, canvas, heads * dim)
     parts = new_parts(out, splits, batch * canvas * heads)
     _canvas_kernel[(row_tiles, splits, batch * groups)](
-        query, keys, values, canvas_keys, canvas_values, first.contiguous(), length.contiguous(),
+        query, keys, values, canvas_keys, canvas_values, length.contiguous(),
         *parts, batch, canvas, *query.stride()[:3], *keys.stride()[:3], *canvas_keys.stride()[:3],
         K=groups, G=per_group, D=dim, SPLITS=splits, BLOCK_M=tiles.rows, BLOCK_N=tiles.columns,
         BLOCK_D=padded(dim), PRECISION=precision(query.dtype),

@@ -8,9 +8,8 @@ the processor, memory is linear. The query heads of one kv group are rows of one
 or value is read once for all.
 
 The columns of a tile of rows are shared out over a fixed number of programs, whose float32 partial
-results `combine` adds in a fixed order. The number is a function of the shapes of one batch row,
-and tiles are counted from a row's own first column: neither batch mates nor left padding change
-the bits of a row.
+results `combine` adds in a fixed order. The number is a function of the shapes of one batch row:
+batch mates do not change its bits.
 """
 
 from __future__ import annotations

@@ -85,26 +85,20 @@ class Spans(NamedTuple):
 
 
 def causal_spans(
-    first: Tensor,
-    kept: Tensor,
-    *,
-    columns: int,
-    window: int | None = None,
-    blocks: Tensor | None = None,
+    kept: Tensor, *, columns: int, window: int | None = None, blocks: Tensor | None = None
 ) -> Spans:
     """What `gesso.model.masks.causal_mask` says, as one run of columns a token.
 
-    New token i of row b stands in column kept[b] + i, and columns before first[b] are padding:
-    first and kept (B,) integers. window: a token sees itself and window - 1 earlier columns; None:
-    all earlier ones. blocks (B, columns) integers: neighbours that share a number above 0 (the
-    tokens of one image) see each other, whatever the order and the window. A padding token sees
-    itself alone. Small torch operations, once a pass; no synchronisation.
+    New token i of row b stands in column kept[b] + i: kept (B,) integers. window: a token sees
+    itself and window - 1 earlier columns; None: all earlier ones. blocks (B, columns) integers:
+    neighbours that share a number above 0 (the tokens of one image) see each other, whatever the
+    order and the window. No padding. Small torch operations, once a pass; no synchronisation.
     """
     new = torch.arange(columns, device=kept.device)
     query = kept[:, None] + new  # (B, n)
-    begin, end = first[:, None].expand_as(query), query + 1
+    begin, end = torch.zeros_like(query), query + 1
     if window is not None:
-        begin = torch.maximum(begin, query - (window - 1))
+        begin = (query - (window - 1)).clamp(min=0)
     if blocks is not None:
         edge = blocks[:, 1:] != blocks[:, :-1]
         starts = torch.nn.functional.pad(edge, (1, 0), value=True)
@@ -114,8 +108,6 @@ def causal_spans(
         inside = blocks > 0
         begin = torch.where(inside, torch.minimum(begin, kept[:, None] + start), begin)
         end = torch.where(inside, kept[:, None] + stop, end)
-    # A padding token's row is never read, but it must not be empty.
-    begin = torch.minimum(torch.maximum(begin, first[:, None]), query)
     return Spans(begin.int().contiguous(), end.int().contiguous())
 
 
