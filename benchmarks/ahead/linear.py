@@ -1,13 +1,12 @@
 """The linear maps' kernels at the 26B shape: 2816 inputs, and 2112 of a dense down projection."""
 
-from gesso.kernels.gpu.linear import linear_kernel, to_e4m3_kernel
+from gesso.kernels.gpu.linear import linear_kernel
 from gesso.kernels.gpu.unpack import step_columns
 
 # Tokens, codes and scales, and the groups of rows of 2816 and of 2112.
 STORED = dict(
     plain=("*bf16", "*bf16", "*bf16", 1, 1),
     fp8=("*bf16", "*i32", "*bf16", 2816, 2112),
-    fp8_both=("*fp8e4nv", "*fp8e4nv", "*bf16", 2816, 2112),
     nvfp4=("*bf16", "*i32", "*fp8e4nv", 16, 16),
     int4=("*bf16", "*i32", "*bf16", 128, 64),
 )
@@ -20,7 +19,7 @@ def _variant(form: str, inputs: int, rows: int, tokens: int, warps: int) -> dict
         name=f"linear {form}, {inputs} inputs, {rows} x {tokens}",
         kernel=linear_kernel,
         signature=dict(
-            y="*bf16", x=x, share="*fp32", codes=codes, scale=scale, whole="*fp32",
+            y="*bf16", x=x, codes=codes, scale=scale, whole="*fp32",
             tokens="i32", out="i32",
         ),
         constexprs=dict(
@@ -33,13 +32,6 @@ def _variant(form: str, inputs: int, rows: int, tokens: int, warps: int) -> dict
 
 
 VARIANTS = [
-    dict(
-        name="to_e4m3, 2816 inputs",
-        kernel=to_e4m3_kernel,
-        signature=dict(q="*fp8e4nv", scale="*fp32", x="*bf16"),
-        constexprs=dict(K=2816, COLUMNS=4096),
-        options={},
-    ),
     *(_variant(form, 2816, *tiles) for form in STORED for tiles in TILES),
     *(_variant(form, 2112, *TILES[0]) for form in STORED),
 ]

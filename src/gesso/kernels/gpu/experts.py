@@ -183,7 +183,8 @@ def experts(
     gate_up (E, 2F, M) and down (E, M, F): plain tensors in the dtype of x, or what a format of
     `gesso.quant` stores for them, by name.
     """
-    (tokens, k), up, back = index.shape, as_matrix(gate_up), as_matrix(down)
+    up, back = as_matrix(gate_up, x.dtype), as_matrix(down, x.dtype)
+    tokens, k = index.shape
     width, inner, count = up.inputs, back.inputs, len(up.codes)
     assert x.shape == (tokens, width), (x.shape, index.shape, width)
     assert (up.out, back.out, len(back.codes)) == (2 * inner, width, count)

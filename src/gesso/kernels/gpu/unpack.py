@@ -8,8 +8,6 @@ one, so that 16 tokens are not padded to 64. What is read from memory is what is
     nvfp4   packed, two e2m1 codes a byte; scale e4m3 a group of 16; whole, which waits
     int4    packed, two codes a byte raised by 8; scale bf16 a group
 
-(`fp8_both` is fp8 with x in e4m3 too, and no words.)
-
 Codes are read as words of four or eight. Slot s of a tile's words is an operand of its own: every
 fourth or eighth column, which meets the same columns of x. Nothing has to change hands between
 threads for that, and both halves of a word are shifted and masked at once. `gesso.quant.formats`
@@ -51,10 +49,6 @@ def accumulate(
     if FORMAT == "plain":
         w = _tile(weight, row, real, k, K, STEP)
         acc = tl.dot(w, tl.trans(x), acc, input_precision="ieee")
-    elif FORMAT == "fp8_both":
-        # Hopper adds products of e4m3 with 14 bits: into float32 after every step.
-        w = _tile(weight, row, real, k, K, STEP)
-        acc = tl.dot(w, tl.trans(x), acc, max_num_imprecise_acc=STEP)
     elif FORMAT == "fp8":
         words = _tile(weight, row, real, k // 4, K // 4, STEP // 4)
         x0, x1, x2, x3 = _quarters(x, STEP)
@@ -103,9 +97,6 @@ def at_row(weight, scale, row, K: tl.constexpr, FORMAT: tl.constexpr, GROUP: tl.
     """Where the codes of a `row` (int64) begin, and its scales."""
     if FORMAT == "plain":
         weight += row * K
-    elif FORMAT == "fp8_both":
-        weight += row * K
-        scale += row
     elif FORMAT == "fp8":
         weight += row * (K // 4)
         scale += row
@@ -118,7 +109,7 @@ def at_row(weight, scale, row, K: tl.constexpr, FORMAT: tl.constexpr, GROUP: tl.
 @triton.jit
 def finish(acc, scale, whole, row, real, FORMAT: tl.constexpr, WHOLES: tl.constexpr):
     """The scales that wait: acc (R, T) times those of its rows, or that of the matrix."""
-    if FORMAT == "fp8" or FORMAT == "fp8_both":
+    if FORMAT == "fp8":
         acc = acc * tl.load(scale + row, mask=real, other=0.0).to(tl.float32)[:, None]
     if FORMAT == "nvfp4":
         if WHOLES == 1:
@@ -202,12 +193,20 @@ def step_columns(form: str) -> int:
     return 64 if form in ("plain", "fp8") else 128
 
 
-def as_matrix(stored: Mapping[str, Tensor] | Tensor) -> Matrix:
-    """What is stored, by the names of its tensors; a plain tensor stands for itself."""
+def as_matrix(stored: Mapping[str, Tensor] | Tensor, dtype: torch.dtype) -> Matrix:
+    """What is stored, by the names of its tensors; a plain tensor stands for itself.
+
+    ValueError: the product's dtype cannot hold what codes are lifted by.
+    """
     if isinstance(stored, Tensor):
         assert stored.is_contiguous()
         return Matrix(stored, stored, stored, "plain", stored.shape[-2], stored.shape[-1], 1)
     form = "fp8" if "weight" in stored else "nvfp4" if "whole" in stored else "int4"
+    if dtype == torch.float16 and form != "int4":
+        raise ValueError(
+            f"dtype: got float16, which kernels for weights in {form} do not compute in; "
+            "choose bfloat16 or float32"
+        )
     codes, scale = stored["weight" if form == "fp8" else "packed"], stored["scale"]
     assert all(tensor.is_contiguous() for tensor in stored.values())
     inputs = codes.shape[-1] * (1 if form == "fp8" else 2)
