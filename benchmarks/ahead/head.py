@@ -9,7 +9,7 @@ _LOGITS = dict(
 _READ = dict(
     hidden_ptr="*bf16", head_ptr="*bf16", temperature_ptr="*fp32", uniform_ptr="*fp32",
     parts_ptr="*fp32", tile_argmax_ptr="*i32", log_sum_ptr="*fp32", argmax_ptr="*i64",
-    sampled_ptr="*i64", entropy_ptr="*fp32", highest_ptr="*fp32", log_sum_exp_ptr="*fp32",
+    sampled_ptr="*i64", entropy_ptr="*fp32",
 )  # fmt: skip
 _MODEL = dict(IDS=262_144, WIDTH=2816, COUNT=2048, CAP=30.0)
 

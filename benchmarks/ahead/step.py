@@ -5,7 +5,7 @@ from gesso.kernels.gpu.step import _advance_kernel, _draw_kernel
 _BATCH = dict(
     argmax_ptr="*i64", entropy_ptr="*fp32", sampled_ptr="*i64", seeds_ptr="*i64",
     canvas_ptr="*i64", steps_ptr="*i64", bound_ptr="*fp32", stability_ptr="*i64",
-    confidence_ptr="*fp32", tokens_ptr="*i64", draft_ptr="*i64", earlier_ptr="*i64",
+    confidence_ptr="*fp32", tokens_ptr="*i64", earlier_ptr="*i64",
     step_ptr="*i64", finished_ptr="*i1", accepted_ptr="*i1", length="i32", ids="i32",
 )  # fmt: skip
 _DRAW = dict(

@@ -55,8 +55,8 @@ class _Canvases:
         self.length = length
         self.soft = zeros(length, network.config.text.hidden_size, dtype=network.dtype)
         self.state = kernels.RowState(
-            tokens=zeros(length), draft=zeros(length), earlier=zeros(_MEMORY, length) - 1,
-            step=zeros(), finished=zeros(dtype=torch.bool) | True,
+            tokens=zeros(length), earlier=zeros(_MEMORY, length) - 1, step=zeros(),
+            finished=zeros(dtype=torch.bool) | True,
         )  # fmt: skip
         self.graphs: dict[int, tuple[torch.cuda.CUDAGraph, _Outcome]] = {}
 

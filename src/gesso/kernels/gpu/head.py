@@ -41,7 +41,7 @@ class HeadOutput(NamedTuple):
 
     logits (R, V): tempered, rounded to the hidden states' dtype. log_sum (R,): the log-sum-exp of
     exactly these rounded logits, by which `soft_embed` normalises. argmax and sampled (R,) int64.
-    entropy (R,) in nats, highest (R,) and log_sum_exp (R,): of the float32 logits. All float32.
+    entropy (R,) in nats, of the float32 logits. All float32.
     """
 
     logits: Tensor
@@ -49,8 +49,6 @@ class HeadOutput(NamedTuple):
     argmax: Tensor
     sampled: Tensor
     entropy: Tensor
-    highest: Tensor
-    log_sum_exp: Tensor
 
 
 @triton.jit
@@ -139,8 +137,6 @@ def _read_kernel(
     argmax_ptr,
     sampled_ptr,
     entropy_ptr,
-    highest_ptr,
-    log_sum_exp_ptr,
     IDS: tl.constexpr,
     WIDTH: tl.constexpr,
     COUNT: tl.constexpr,
@@ -171,8 +167,6 @@ def _read_kernel(
     rounded_share = tl.load(part + 3 * COUNT, mask=real, other=0.0) * rounded_factor
 
     tl.store(argmax_ptr + row, argmax.to(tl.int64))
-    tl.store(highest_ptr + row, highest)
-    tl.store(log_sum_exp_ptr + row, highest + tl.log(total))
     tl.store(log_sum_ptr + row, rounded_highest + tl.log(tl.sum(rounded_share, 0)))
     tl.store(entropy_ptr + row, tl.log(total) - drop / total)
 
@@ -233,8 +227,6 @@ def head(
         argmax=empty(rows, dtype=torch.int64),
         sampled=empty(rows, dtype=torch.int64),
         entropy=empty(rows),
-        highest=empty(rows),
-        log_sum_exp=empty(rows),
     )
     _read_kernel[(rows,)](
         hidden, embedding, temperature, uniform, parts, tile_argmax, *out[1:],

@@ -43,13 +43,12 @@ class RowPolicy(NamedTuple):
 class RowState(NamedTuple):
     """What `advance` changes, in place.
 
-    tokens (B, L) int64: the canvas. draft (B, L) int64: the last argmax canvas, of a finished row
-    the result. earlier (B, K, L) int64: the last K before the next step, the newest last, -1 where
-    there was none. step (B,) int64: steps done. finished (B,) bool.
+    tokens (B, L) int64: the canvas. earlier (B, K, L) int64: the last K argmax canvases before the
+    next step, the newest last, -1 where there was none. step (B,) int64: steps done. finished (B,)
+    bool.
     """
 
     tokens: Tensor
-    draft: Tensor
     earlier: Tensor
     step: Tensor
     finished: Tensor
@@ -103,8 +102,7 @@ def _advance_kernel(
     bound_ptr,
     stability_ptr,
     confidence_ptr,
-    tokens_ptr,  # (B, L), as the next
-    draft_ptr,
+    tokens_ptr,  # (B, L)
     earlier_ptr,  # (B, K, L)
     step_ptr,  # (B,), as the next
     finished_ptr,
@@ -147,7 +145,6 @@ def _advance_kernel(
     tl.store(tokens_ptr + place, tl.where(accepted, sampled, noise), mask=changed)
 
     argmax = tl.load(argmax_ptr + place, mask=real, other=0)
-    tl.store(draft_ptr + place, argmax, mask=changed)
     stability = tl.load(stability_ptr + row)
     moved = tl.zeros((LENGTH,), tl.int32)
     for index in tl.static_range(MEMORY):
@@ -202,7 +199,7 @@ def advance(
     memory = state.earlier.shape[1]
     assert state.earlier.shape == (batch, memory, length)
     assert (state.finished.shape, state.finished.dtype) == ((batch,), torch.bool)
-    for tensor in (argmax, sampled, state.tokens, state.draft):
+    for tensor in (argmax, sampled, state.tokens):
         assert (tensor.shape, tensor.dtype) == ((batch, length), torch.int64)
     assert (entropy.shape, entropy.dtype) == ((batch, length), torch.float32)
     for tensor in (policy.bound, policy.confidence):
