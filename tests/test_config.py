@@ -55,8 +55,11 @@ def test_a_config_does_not_change(raw_config: RawConfig) -> None:
 
 TOP = {
     "model_type": ("gemma4", "model_type is 'gemma4', expected 'diffusion_gemma'"),
-    "canvas_length": (0, "canvas_length is 0; expected at least 1"),
-    "text_config": (None, "required key 'text_config' is missing"),
+    "canvas_length": (0, "canvas_length: got 0; expected at least 1"),
+    "text_config": (["x"], r"text_config: got \['x'\]; an object is expected"),
+    "vision_config": ("x", "vision_config: got 'x'; an object is expected"),
+    "image_token_id": ("<image>", "image_token_id: got '<image>'; a whole number at least 0"),
+    "eos_token_id": ([1, "x"], "eos_token_id: got 'x'; a whole number"),
     "tie_word_embeddings": (False, "tie_word_embeddings: got False; only True is supported"),
 }
 TEXT = {
@@ -64,7 +67,13 @@ TEXT = {
     "num_hidden_layers": (None, "required key 'num_hidden_layers' is missing"),
     "global_head_dim": (None, "required key 'global_head_dim' is missing"),
     "rope_parameters": (None, "required key 'rope_parameters' is missing"),
-    "sliding_window": (0, "text_config.sliding_window: got 0; it must be at least 1"),
+    "per_layer_config": ([1], r"per_layer_config: got \[1\]; an object is expected"),
+    "sliding_window": (0, "text_config.sliding_window: got 0; expected at least 1"),
+    "head_dim": ("x", "text_config.head_dim: got 'x'; a whole number at least 1 is expected"),
+    "num_experts": (6.5, "num_experts: got 6.5; a whole number"),
+    "rms_norm_eps": ([], r"text_config.rms_norm_eps: got \[\]; expected a number above 0"),
+    # transformers divides by it: there, too, null gives no network.
+    "final_logit_softcapping": (None, "softcapping: got null; a number above 0"),
     "top_k_experts": (7, "top_k_experts: got 7, more than num_experts = 6"),
     "num_key_value_heads": (3, "4 attention heads do not divide among 3 key-value heads"),
     "num_global_key_value_heads": (3, "4 attention heads do not divide among 3"),
@@ -75,7 +84,8 @@ TEXT = {
 }
 VISION = {
     "patch_size": (None, "vision_config: required key 'patch_size' is missing"),
-    "standardize": (None, "required key 'standardize' is missing"),
+    "standardize": ("no", "vision_config.standardize: got 'no'; true or false is expected"),
+    "num_hidden_layers": (None, "vision_config: required key 'num_hidden_layers' is missing"),
     "use_clipped_linears": (True, "use_clipped_linears: got True; only False is supported"),
     "num_key_value_heads": (1, "has as many as query heads"),
     "head_dim": (6, "head_dim: got 6; the two-axis rotary embedding needs a multiple of 4"),
@@ -112,6 +122,11 @@ def test_end_tokens(raw_config: RawConfig) -> None:
 def test_unknown_kinds(raw_config: RawConfig) -> None:
     with pytest.raises(ValueError, match="got 'linear_attention'; expected sliding_attention or"):
         ModelConfig.parse(raw_config(layer_types=["linear_attention"] * 3))
+    with pytest.raises(ValueError, match="layer_types: got 'sliding'; a list is expected"):
+        ModelConfig.parse(raw_config(layer_types="sliding"))
+    rope = dict(sliding_attention=dict(rope_theta=1.0, partial_rotary_factor=1.5))
+    with pytest.raises(ValueError, match=r"partial_rotary_factor: got 1\.5; expected at most 1"):
+        ModelConfig.parse(raw_config(rope_parameters=rope))
     rope = dict(sliding_attention=dict(rope_type="yarn", rope_theta=1.0))
     with pytest.raises(ValueError, match="sliding_attention: rope_type 'yarn' is not one"):
         ModelConfig.parse(raw_config(rope_parameters=rope))
@@ -120,13 +135,23 @@ def test_unknown_kinds(raw_config: RawConfig) -> None:
 def test_full_layers_must_agree(reference: Path) -> None:
     raw = read_json(reference / "config.json")
     raw["text_config"]["per_layer_config"]["3"]["head_dim"] = 64
-    with pytest.raises(ValueError, match=r"the full layers \[1, 3\] must share one"):
+    with pytest.raises(ValueError, match="the full layers 1, 3 must share one"):
+        ModelConfig.parse(raw)
+    raw["text_config"]["per_layer_config"]["3"] = 64
+    with pytest.raises(ValueError, match=r"per_layer_config\.3: got 64; an object is expected"):
         ModelConfig.parse(raw)
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(None, "no such file"), ("{", "not valid JSON"), ("[1]", "expected a JSON object, got list")],
+    [
+        (None, "no such file"),
+        ("{", "not valid JSON"),
+        ("[" * 10**5, "not valid JSON"),
+        ("9" * 5000, "not valid JSON"),
+        ("[1]", "expected a JSON object, got list"),
+    ],
+    ids=["absent", "cut short", "deep", "long", "list"],
 )
 def test_unreadable_files(tmp_path: Path, content: str | None, message: str) -> None:
     if content is not None:
@@ -154,3 +179,36 @@ def test_generation_config_of_the_26b(raw_config: RawConfig) -> None:
     assert config.to_json() == raw
     assert GenerationConfig.parse({}, model=model).eos_token_ids == model.eos_token_ids
     assert GenerationConfig.parse({"eos_token_id": 7}, model=model).eos_token_ids == (7,)
+
+
+def test_nulls_of_generation_config_take_the_defaults(raw_config: RawConfig) -> None:
+    model = ModelConfig.parse(raw_config())
+    nulls = dict.fromkeys(GenerationConfig().to_json()) | {"t_max": 1}
+    for raw in (nulls, nulls | {"sampler_config": {"entropy_bound": None}}):
+        config = GenerationConfig.parse(raw, model=model)
+        assert config == GenerationConfig(temperature_start=1, eos_token_ids=(1, 3))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("max_new_tokens", 0, "max_new_tokens: got 0; expected at least 1"),
+        ("max_denoising_steps", 0, "max_denoising_steps: got 0; expected at least 1"),
+        ("max_denoising_steps", "48", "max_denoising_steps: got '48'; a whole number"),
+        ("t_max", 0, r"temperature_start \(t_max\): got 0; expected a number above 0"),
+        ("t_max", float("inf"), "got inf; expected a finite number above 0"),
+        ("t_max", 10**400, "expected a finite number above 0"),
+        ("t_min", float("nan"), r"temperature_end \(t_min\): got nan; .* of at least 0"),
+        ("stability_threshold", -1, "stability_threshold: got -1; expected at least 0"),
+        ("confidence_threshold", True, "confidence_threshold: got True; expected a number"),
+        ("sampler_config", [2.0], r"sampler_config: got \[2.0\]; an object is expected"),
+        ("sampler_config", {"entropy_bound": -1}, "entropy_bound: got -1; expected a number"),
+        ("eos_token_id", "</s>", "eos_token_id: got '</s>'; a whole number"),
+        ("pad_token_id", -1, "pad_token_id: got -1; expected at least 0"),
+    ],
+)
+def test_what_generation_config_must_not_say(
+    raw_config: RawConfig, key: str, value: Any, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        GenerationConfig.parse({key: value}, model=ModelConfig.parse(raw_config()))

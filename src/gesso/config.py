@@ -9,6 +9,7 @@ is missing is an error that names it.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,10 +40,13 @@ class RopeConfig:
                 f"{where}: rope_type {kind!r} is not one this model has; "
                 "expected default, proportional or axial"
             )
+        partial = _number(raw, "partial_rotary_factor", where, 1.0)
+        if partial > 1:
+            raise ValueError(f"{where}.partial_rotary_factor: got {partial}; expected at most 1")
         return cls(
-            theta=float(_need(raw, "rope_theta", where)),
-            partial=float(raw.get("partial_rotary_factor", 1.0)) if kind == "proportional" else 1.0,
-            scaling=float(raw.get("factor", 1.0)),
+            theta=_number(raw, "rope_theta", where),
+            partial=partial if kind == "proportional" else 1.0,
+            scaling=_number(raw, "factor", where, 1.0),
         )
 
 
@@ -98,10 +102,10 @@ class TextConfig:
             use_bidirectional_attention=("vision", None),
         )
         layer_types = _layer_types(raw, where)
-        ropes = _need(raw, "rope_parameters", where)
+        ropes = _object(raw, "rope_parameters", where)
         global_head_dim, global_kv_heads = _global_heads(raw, layer_types, where)
         number = {
-            key: int(_need(raw, key, where))
+            key: _size(raw, key, where)
             for key in (
                 "vocab_size",
                 "hidden_size",
@@ -116,9 +120,6 @@ class TextConfig:
                 "max_position_embeddings",
             )
         }
-        for key, value in number.items():
-            if value < 1:
-                raise ValueError(f"{where}.{key}: got {value}; it must be at least 1")
         if number["top_k_experts"] > number["num_experts"]:
             raise ValueError(
                 f"{where}.top_k_experts: got {number['top_k_experts']}, more than "
@@ -136,17 +137,17 @@ class TextConfig:
             global_head_dim=global_head_dim,
             num_global_key_value_heads=global_kv_heads,
             sliding_rope=RopeConfig.parse(
-                _need(ropes, "sliding_attention", f"{where}.rope_parameters"),
+                _object(ropes, "sliding_attention", f"{where}.rope_parameters"),
                 f"{where}.rope_parameters.sliding_attention",
             ),
             full_rope=RopeConfig.parse(
-                _need(ropes, "full_attention", f"{where}.rope_parameters"),
+                _object(ropes, "full_attention", f"{where}.rope_parameters"),
                 f"{where}.rope_parameters.full_attention",
             ),
-            rms_norm_eps=float(raw.get("rms_norm_eps", 1e-6)),
-            final_logit_softcapping=float(raw.get("final_logit_softcapping", 30.0)),
-            pad_token_id=int(raw.get("pad_token_id") or 0),
-            bos_token_id=int(raw.get("bos_token_id", 2)),
+            rms_norm_eps=_number(raw, "rms_norm_eps", where, 1e-6),
+            final_logit_softcapping=_softcap(raw, where),
+            pad_token_id=_id(raw, "pad_token_id", where) or 0,
+            bos_token_id=2 if (bos := _id(raw, "bos_token_id", where)) is None else bos,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -216,7 +217,7 @@ class VisionConfig:
             hidden_activation=("gelu_pytorch_tanh", None),
         )
         number = {
-            key: int(_need(raw, key, where))
+            key: _size(raw, key, where)
             for key in (
                 "hidden_size",
                 "intermediate_size",
@@ -241,13 +242,16 @@ class VisionConfig:
                 "embedding needs a multiple of 4"
             )
         # The released file says rope_type "default" and means the two-axis form (trap 27).
-        rope = RopeConfig.parse(_need(raw, "rope_parameters", where), f"{where}.rope_parameters")
+        rope = RopeConfig.parse(_object(raw, "rope_parameters", where), f"{where}.rope_parameters")
+        standardize = _need(raw, "standardize", where)
+        if not isinstance(standardize, bool):
+            raise ValueError(f"{where}.standardize: got {standardize!r}; true or false is expected")
         return cls(
             **number,
-            num_layers=int(_need(raw, "num_hidden_layers", where)),
+            num_layers=_size(raw, "num_hidden_layers", where),
             rope_theta=rope.theta,
-            standardize=bool(_need(raw, "standardize", where)),
-            rms_norm_eps=float(raw.get("rms_norm_eps", 1e-6)),
+            standardize=standardize,
+            rms_norm_eps=_number(raw, "rms_norm_eps", where, 1e-6),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -289,25 +293,23 @@ class ModelConfig:
         """From the object of config.json. ValueError names the key that is missing or unfit."""
         if raw.get("model_type") != "diffusion_gemma":
             raise ValueError(
-                f"config.json: model_type is {raw.get('model_type')!r}, expected "
-                "'diffusion_gemma'; this is not a DiffusionGemma checkpoint"
+                f"model_type is {raw.get('model_type')!r}, expected 'diffusion_gemma'; this is "
+                "not a DiffusionGemma checkpoint"
             )
-        _only(raw, "config.json", tie_word_embeddings=(True, None))
-        text = _need(raw, "text_config", "config.json")
+        _only(raw, "", tie_word_embeddings=(True, None))
+        text = _object(raw, "text_config", "")
         eos = next(
             (ids for part in (raw, text) if (ids := part.get("eos_token_id")) is not None), 1
         )
-        canvas_length = int(_need(raw, "canvas_length", "config.json"))
-        if canvas_length < 1:
-            raise ValueError(f"config.json: canvas_length is {canvas_length}; expected at least 1")
+        vision = _object(raw, "vision_config", "") if raw.get("vision_config") else None
         return cls(
             text=TextConfig.parse(text),
-            vision=VisionConfig.parse(raw["vision_config"]) if raw.get("vision_config") else None,
-            canvas_length=canvas_length,
-            image_token_id=raw.get("image_token_id"),
-            boi_token_id=raw.get("boi_token_id"),
-            eoi_token_id=raw.get("eoi_token_id"),
-            eos_token_ids=_ids(eos),
+            vision=None if vision is None else VisionConfig.parse(vision),
+            canvas_length=_size(raw, "canvas_length", ""),
+            image_token_id=_id(raw, "image_token_id", ""),
+            boi_token_id=_id(raw, "boi_token_id", ""),
+            eoi_token_id=_id(raw, "eoi_token_id", ""),
+            eos_token_ids=_ids("eos_token_id", eos),
             dtype=str(raw.get("dtype") or raw.get("torch_dtype") or "bfloat16"),
         )
 
@@ -346,27 +348,38 @@ class GenerationConfig:
     eos_token_ids: tuple[int, ...] = ()
     pad_token_id: int = 0
 
+    def __post_init__(self) -> None:
+        whole("max_new_tokens", self.max_new_tokens, low=1)
+        whole("max_denoising_steps", self.max_denoising_steps, low=1)
+        number("entropy_bound", self.entropy_bound)
+        number("temperature_start (t_max)", self.temperature_start)
+        # No step is taken at the end's temperature (trap 18): it may be 0.
+        number("temperature_end (t_min)", self.temperature_end, zero=True)
+        if self.stability_threshold is not None:
+            whole("stability_threshold", self.stability_threshold, low=0)
+        if self.confidence_threshold is not None:
+            number("confidence_threshold", self.confidence_threshold, zero=True)
+        whole("pad_token_id", self.pad_token_id, low=0)
+
     @classmethod
     def parse(cls, raw: Mapping[str, Any], *, model: ModelConfig) -> GenerationConfig:
         """From generation_config.json; what it leaves out or null takes the library's default."""
-        default = cls()
-
-        def value(key: str, fallback: Any) -> Any:
-            return fallback if raw.get(key) is None else raw[key]
-
-        sampler = raw.get("sampler_config") or {}
-        eos = _ids(value("eos_token_id", model.eos_token_ids))
-        return cls(
-            max_new_tokens=int(value("max_new_tokens", default.max_new_tokens)),
-            max_denoising_steps=int(value("max_denoising_steps", default.max_denoising_steps)),
-            entropy_bound=float(sampler.get("entropy_bound", default.entropy_bound)),
-            temperature_start=float(value("t_max", default.temperature_start)),
-            temperature_end=float(value("t_min", default.temperature_end)),
-            stability_threshold=int(value("stability_threshold", default.stability_threshold)),
-            confidence_threshold=float(value("confidence_threshold", default.confidence_threshold)),
-            eos_token_ids=eos,
-            pad_token_id=int(value("pad_token_id", model.text.pad_token_id)),
-        )
+        sampler = {}
+        if raw.get("sampler_config") is not None:
+            sampler = _object(raw, "sampler_config", "")
+        found = {
+            "max_new_tokens": raw.get("max_new_tokens"),
+            "max_denoising_steps": raw.get("max_denoising_steps"),
+            "entropy_bound": sampler.get("entropy_bound"),
+            "temperature_start": raw.get("t_max"),
+            "temperature_end": raw.get("t_min"),
+            "stability_threshold": raw.get("stability_threshold"),
+            "confidence_threshold": raw.get("confidence_threshold"),
+            "pad_token_id": _value(raw, "pad_token_id", model.text.pad_token_id),
+        }
+        given: dict[str, Any] = {name: value for name, value in found.items() if value is not None}
+        eos = _value(raw, "eos_token_id", model.eos_token_ids)
+        return cls(**given, eos_token_ids=_ids("eos_token_id", eos))
 
     def to_json(self) -> dict[str, Any]:
         """The object of generation_config.json. An adaptive stop that is switched off is written
@@ -393,16 +406,38 @@ def read_json(path: Path) -> dict[str, Any]:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file; a checkpoint folder holds it") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not valid JSON ({error})") from None
     if not isinstance(raw, dict):
         raise ValueError(f"{path}: expected a JSON object, got {type(raw).__name__}")
     return raw
 
 
+def whole(name: str, value: object, *, low: int, high: int | None = None) -> int:
+    """The value; ValueError unless it is a whole number in the range."""
+    wanted = f"at least {low}" if high is None else f"between {low} and {high}"
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f"{name}: got {value!r:.80}; a whole number {wanted} is expected")
+    if value < low or (high is not None and value > high):
+        raise ValueError(f"{name}: got {value}; expected {wanted}")
+    return value
+
+
+def number(name: str, value: object, *, zero: bool = False) -> float:
+    """The value; ValueError unless it is a finite number above 0, or with `zero` of at least 0."""
+    wanted = "number of at least 0" if zero else "number above 0"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"{name}: got {value!r:.80}; expected a {wanted}")
+    if not (value > 0 or (zero and value == 0)):
+        raise ValueError(f"{name}: got {value!r}; expected a {wanted}")
+    if value > sys.float_info.max:
+        raise ValueError(f"{name}: got {value!r:.80}; expected a finite {wanted}")
+    return value
+
+
 def _need(raw: Mapping[str, Any], key: str, where: str) -> Any:
     if raw.get(key) is None:
-        raise ValueError(f"{where}: required key {key!r} is missing")
+        raise ValueError(f"{where + ': ' if where else ''}required key {key!r} is missing")
     return raw[key]
 
 
@@ -410,11 +445,53 @@ def _only(raw: Mapping[str, Any], where: str, **allowed: Sequence[Any]) -> None:
     """Refuse a setting that changes the maths in a way that this network does not compute."""
     for key, values in allowed.items():
         if raw.get(key) not in values:
-            raise ValueError(f"{where}.{key}: got {raw[key]!r}; only {values[0]!r} is supported")
+            raise ValueError(
+                f"{_name(where, key)}: got {raw[key]!r}; only {values[0]!r} is supported"
+            )
 
 
-def _ids(value: int | Sequence[int]) -> tuple[int, ...]:
-    return (value,) if isinstance(value, int) else tuple(int(v) for v in value)
+def _name(where: str, key: str) -> str:
+    """Of a key of the file, from its top down; the top itself is ""."""
+    return f"{where}.{key}" if where else key
+
+
+def _value(raw: Mapping[str, Any], key: str, default: Any) -> Any:
+    """null is as good as absent."""
+    return default if raw.get(key) is None else raw[key]
+
+
+def _object(raw: Mapping[str, Any], key: str, where: str) -> Mapping[str, Any]:
+    value = _need(raw, key, where)
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{_name(where, key)}: got {value!r:.80}; an object is expected")
+    return value
+
+
+def _size(raw: Mapping[str, Any], key: str, where: str) -> int:
+    return whole(_name(where, key), _need(raw, key, where), low=1)
+
+
+def _number(raw: Mapping[str, Any], key: str, where: str, default: float | None = None) -> float:
+    """default None: there is none, and the key is required."""
+    value = _need(raw, key, where) if default is None else _value(raw, key, default)
+    return float(number(_name(where, key), value))
+
+
+def _id(raw: Mapping[str, Any], key: str, where: str) -> int | None:
+    value = raw.get(key)
+    return None if value is None else whole(_name(where, key), value, low=0)
+
+
+def _ids(name: str, value: object) -> tuple[int, ...]:
+    listed = value if isinstance(value, list | tuple) else (value,)
+    return tuple(whole(name, each, low=0) for each in listed)
+
+
+def _softcap(raw: Mapping[str, Any], where: str) -> float:
+    key = "final_logit_softcapping"
+    if key in raw and raw[key] is None:  # elsewhere null means no cap, which is not computed here
+        raise ValueError(f"{where}.{key}: got null; a number above 0 is expected")
+    return _number(raw, key, where, 30.0)
 
 
 def _factor(rope: RopeConfig) -> dict[str, float]:
@@ -422,11 +499,13 @@ def _factor(rope: RopeConfig) -> dict[str, float]:
 
 
 def _layer_types(raw: Mapping[str, Any], where: str) -> tuple[LayerType, ...]:
-    count = int(_need(raw, "num_hidden_layers", where))
+    count = _size(raw, "num_hidden_layers", where)
     types = raw.get("layer_types") or [
         "full_attention" if (i + 1) % _FULL_EVERY == 0 else "sliding_attention"
         for i in range(count)
     ]
+    if not isinstance(types, list):
+        raise ValueError(f"{where}.layer_types: got {types!r:.80}; a list is expected")
     if len(types) != count:
         raise ValueError(
             f"{where}.layer_types: got {len(types)} entries for num_hidden_layers = {count}"
@@ -444,24 +523,23 @@ def _global_heads(
     raw: Mapping[str, Any], layer_types: Sequence[LayerType], where: str
 ) -> tuple[int, int]:
     """(head dimension, key-value heads) of the full layers, from either spelling."""
-    overrides = raw.get("per_layer_config")
-    if overrides:
-        full = [i for i, kind in enumerate(layer_types) if kind == "full_attention"]
-        found = {
-            (
-                entry.get("head_dim", raw.get("head_dim")),
-                entry.get("num_key_value_heads", raw.get("num_key_value_heads")),
-            )
-            for entry in (overrides.get(str(i), overrides.get(i, {})) for i in full)
-        }
+    if raw.get("per_layer_config"):
+        overrides, where = _object(raw, "per_layer_config", where), f"{where}.per_layer_config"
+        full = [str(i) for i, kind in enumerate(layer_types) if kind == "full_attention"]
+        entries = [
+            {**raw, **(_object(overrides, i, where) if i in overrides else {})} for i in full
+        ]
+        keys = ("head_dim", "num_key_value_heads")
+        found = {tuple(_size(entry, key, where) for key in keys) for entry in entries}
         if len(found) != 1:
             raise ValueError(
-                f"{where}.per_layer_config: the full layers {full} must share one "
+                f"{where}: the full layers {', '.join(full)} must share one "
                 f"head_dim and num_key_value_heads, got {sorted(found)}"
             )
         head_dim, kv_heads = found.pop()
-        return int(head_dim), int(kv_heads)
+        return head_dim, kv_heads
+    kv_heads = raw.get("num_global_key_value_heads") or _need(raw, "num_key_value_heads", where)
     return (
-        int(_need(raw, "global_head_dim", where)),
-        int(raw.get("num_global_key_value_heads") or _need(raw, "num_key_value_heads", where)),
+        _size(raw, "global_head_dim", where),
+        whole(f"{where}.num_global_key_value_heads", kv_heads, low=1),
     )

@@ -119,6 +119,12 @@ def test_generation_config(folder: Path, reference: Path) -> None:
     """Absent: the defaults, with the model's own end tokens. Nulls, as some writers leave: too."""
     assert read_generation_config(folder) == GenerationConfig(eos_token_ids=(1, 3))
     assert read_generation_config(reference) == GenerationConfig(eos_token_ids=(1,))
+    (folder / "generation_config.json").write_text('{"max_denoising_steps": 0}')
+    with pytest.raises(ValueError, match=r"generation_config\.json: max_denoising_steps: got 0"):
+        read_generation_config(folder)
+    (folder / "config.json").write_text('{"model_type": "gemma4"}')
+    with pytest.raises(ValueError, match=r"/config\.json: model_type is 'gemma4'"):
+        read_generation_config(folder)
 
 
 @pytest.mark.parametrize(

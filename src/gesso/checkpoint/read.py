@@ -7,7 +7,8 @@ that the file has in few bits stay so.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,15 +39,18 @@ _FLOATS = ("F64", "F32", "F16", "BF16")
 
 def read_config(folder: Path) -> ModelConfig:
     """config.json of a checkpoint. ValueError names what is missing or unfit."""
-    return ModelConfig.parse(read_json(folder / CONFIG_FILE))
+    raw = read_json(folder / CONFIG_FILE)
+    with _naming(folder / CONFIG_FILE):
+        return ModelConfig.parse(raw)
 
 
 def read_generation_config(folder: Path) -> GenerationConfig:
     """generation_config.json of a checkpoint; without the file, the defaults and the model's ids
-    of end tokens and padding."""
-    file = folder / GENERATION_FILE
+    of end tokens and padding. ValueError names what is unfit."""
+    file, model = folder / GENERATION_FILE, read_config(folder)
     raw = read_json(file) if file.is_file() else {}
-    return GenerationConfig.parse(raw, model=read_config(folder))
+    with _naming(file):
+        return GenerationConfig.parse(raw, model=model)
 
 
 def load_network(
@@ -82,6 +86,14 @@ def load_network(
     finish(network, contents.packed)
     assert not any(t.is_meta for t in network.state_dict().values()), "a tensor was left out"
     return network
+
+
+@contextmanager
+def _naming(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from None
 
 
 class Contents(NamedTuple):

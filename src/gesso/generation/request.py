@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from gesso.config import GenerationConfig, ModelConfig
+from gesso.config import GenerationConfig, ModelConfig, number, whole
 from gesso.diffusion.loop import Policy
 from gesso.diffusion.rng import SEED_LIMIT
 from gesso.diffusion.sampler import EntropyBound
@@ -42,12 +42,12 @@ class Parameters:
     ignore_stop_tokens: bool = False
 
     def __post_init__(self) -> None:
-        _whole("seed", self.seed, low=0, high=SEED_LIMIT - 1)
+        whole("seed", self.seed, low=0, high=SEED_LIMIT - 1)
         for name in ("max_new_tokens", "canvas_length", "max_denoising_steps"):
             if getattr(self, name) is not None:
-                _whole(name, getattr(self, name), low=1)
+                whole(name, getattr(self, name), low=1)
         if self.stability is not None:
-            _whole("stability", self.stability, low=0)
+            whole("stability", self.stability, low=0)
         for name in (
             "entropy_bound",
             "temperature_start",
@@ -56,7 +56,7 @@ class Parameters:
             "time_budget",
         ):
             if getattr(self, name) is not None:
-                _positive(name, getattr(self, name))
+                number(name, getattr(self, name))
         for name in ("adaptive_stop", "ignore_stop_tokens"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name}: got {getattr(self, name)!r}; True or False is expected")
@@ -169,14 +169,6 @@ def make_request(
     )
 
 
-def _whole(name: str, value: object, *, low: int, high: int | None = None) -> None:
-    wanted = f"at least {low}" if high is None else f"between {low} and {high}"
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError(f"{name}: got {value!r}; a whole number {wanted} is expected")
-    if value < low or (high is not None and value > high):
-        raise ValueError(f"{name}: got {value}; expected {wanted}")
-
-
 def _strings(name: str, value: object) -> tuple[str, ...]:
     listed = [value] if isinstance(value, str) else value
     if not isinstance(listed, list | tuple) or not all(isinstance(s, str) and s for s in listed):
@@ -184,10 +176,3 @@ def _strings(name: str, value: object) -> tuple[str, ...]:
             f"{name}: got {value!r}; expected a string that is not empty, or a list of such strings"
         )
     return tuple(listed)
-
-
-def _positive(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-        raise ValueError(f"{name}: got {value!r}; expected a number above 0")
-    if value == float("inf"):
-        raise ValueError(f"{name}: got inf; expected a finite number above 0")
