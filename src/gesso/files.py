@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+import shutil
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from uuid import uuid4
 
 
 @contextmanager
@@ -17,3 +20,53 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_in(
+    folder: Path, *, entries: Sequence[str], outdated: str | None = None
+) -> Iterator[Path]:
+    """Gives an empty folder beside `folder` to write to; its files take their places in `folder`
+    at the end, and it is gone when writing fails.
+
+    All is first flushed to the disk. A target that does not exist is then made by one rename. One
+    that exists keeps the files that are not ours (a tokenizer, logs), so it is not swapped as a
+    whole: the `entries`, without which no reader takes it, are removed, the new files move in one
+    by one, and the entries come last. At every moment the target is thus either whole or refused,
+    never a mixture of two; and while it is refused, the new one lies beside it.
+
+    outdated: a pattern of files to remove that were not written anew. ValueError, before anything
+    is written, when the target is a file.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder}: is a file; give the name of a folder")
+    folder = folder.absolute()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = folder.with_name(f".{folder.name}.partial-{uuid4().hex[:8]}")
+    partial.mkdir()
+    try:
+        yield partial
+        for path in partial.iterdir():
+            _flush(path)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    # From here on the partial folder is whole; should a move fail, it stays.
+    if not folder.exists():
+        partial.rename(folder)
+        return
+    for entry in entries:
+        (folder / entry).unlink(missing_ok=True)
+    new = sorted((path.name for path in partial.iterdir()), key=lambda name: name in entries)
+    for name in new:
+        os.replace(partial / name, folder / name)
+    for path in folder.glob(outdated) if outdated else ():
+        if path.name not in new:
+            path.unlink()
+    partial.rmdir()
+
+
+def _flush(path: Path) -> None:
+    """To the disk itself: a rename must not become visible before what it names."""
+    with path.open("r+b") as file:
+        os.fsync(file.fileno())

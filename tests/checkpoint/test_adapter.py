@@ -1,6 +1,7 @@
 """Adapters as files: PEFT with transformers reads ours, we read PEFT's, and nothing else passes."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -132,6 +133,33 @@ def test_the_same_adapter_gives_the_same_bytes(reference: Path, tmp_path: Path) 
     write(tmp_path / "one", reference)
     assert (tmp_path / "one" / FILE).read_bytes() == (tmp_path / "two" / FILE).read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"]
+
+
+@pytest.mark.parametrize("moves", [0, 1])
+def test_a_crash_while_replacing(
+    reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moves: int
+) -> None:
+    """The folder is refused then, and the new adapter lies whole in either place."""
+    write(tmp_path / "adapter", reference, LoraConfig(rank=2))
+    write(tmp_path / "new", reference)
+    done, move = [], os.replace
+
+    def crash(source: Path, target: Path) -> None:
+        if len(done) == moves:
+            raise KeyboardInterrupt
+        done.append(target)
+        move(source, target)
+
+    monkeypatch.setattr(os, "replace", crash)
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path / "adapter", reference)
+    with pytest.raises(ValueError, match=r"no adapter_config\.json"):
+        merge_adapter(load_network(reference), tmp_path / "adapter")
+    (partial,) = tmp_path.glob(".adapter.partial-*")
+    for path in partial.iterdir():
+        move(path, tmp_path / "adapter" / path.name)
+    for path in (tmp_path / "new").iterdir():
+        assert (tmp_path / "adapter" / path.name).read_bytes() == path.read_bytes()
 
 
 def change_config(folder: Path, **keys: object) -> None:

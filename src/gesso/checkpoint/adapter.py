@@ -10,11 +10,9 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
-from uuid import uuid4
 
 import torch
 from safetensors import SafetensorError
@@ -25,6 +23,7 @@ from gesso.checkpoint.names import published_name
 from gesso.checkpoint.read import require_finite
 from gesso.checkpoint.shards import listed
 from gesso.config import read_json
+from gesso.files import replacing_in
 from gesso.model.lora import LoraConfig, adapted_weights, merge_change
 from gesso.model.network import Network
 
@@ -69,7 +68,9 @@ def save_adapter(
     """Write an adapter that this package and PEFT read.
 
     tensors: the factors as an adapted network names them, `<weight>_a` and `<weight>_b`. base:
-    the checkpoint that they belong to, noted for the reader. An adapter that is there is replaced.
+    the checkpoint that they belong to, noted for the reader. An adapter that is there is replaced:
+    the folder holds the old one, the new one or none that is read, and then the new one lies
+    beside it.
     """
     stored: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
@@ -77,21 +78,11 @@ def save_adapter(
         weight, factor = name[:-2], name[-1]
         for key in _keys(weight, factor):
             stored[key] = _flat(tensor, factor).detach().cpu().contiguous().clone()
-    folder = folder.absolute()
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = folder.with_name(f".{folder.name}.partial-{uuid4().hex[:8]}")
-    partial.mkdir()
-    try:
+    text = json.dumps(_peft_config(config, base), indent=2) + "\n"
+    # Without its configuration no adapter is read.
+    with replacing_in(folder, entries=(CONFIG_FILE,)) as partial:
         save_file(stored, partial / WEIGHTS_FILE, metadata={"format": "pt"})
-        text = json.dumps(_peft_config(config, base), indent=2) + "\n"
         (partial / CONFIG_FILE).write_text(text, encoding="utf-8")
-        # The configuration goes first and comes last: without it nothing is read.
-        folder.mkdir(exist_ok=True)
-        (folder / CONFIG_FILE).unlink(missing_ok=True)
-        for file in (WEIGHTS_FILE, CONFIG_FILE):
-            (partial / file).replace(folder / file)
-    finally:
-        shutil.rmtree(partial)
 
 
 def merge_adapter(network: Network, folder: Path) -> None:

@@ -1,11 +1,7 @@
 """A checkpoint's folder, in the published layout.
 
-Everything is first written whole into a folder beside the target, and flushed to the disk. A
-target that does not exist is then made by one rename. One that exists keeps the files that are
-not ours (a tokenizer, logs), so it is not swapped as a whole: the old weights' entry (the index,
-or the single file) is removed, the new files move in one by one, and their entry comes last. At
-every moment the folder is thus either a whole checkpoint or one that `load_network` refuses,
-never a mixture of two that loads; and while it is refused, the new one lies beside it.
+At every moment the folder is either a whole checkpoint or one that `load_network` refuses, never a
+mixture of two that loads (`replacing_in`): its entry is the index, or the single file.
 
 The same pieces and options give the same bytes: file order, tensor order and JSON are fixed.
 """
@@ -13,13 +9,11 @@ The same pieces and options give the same bytes: file order, tensor order and JS
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
-from uuid import uuid4
 
 import torch
 from safetensors.torch import save_file
@@ -30,6 +24,7 @@ from gesso.checkpoint.read import DTYPES, GENERATION_FILE, require_finite
 from gesso.checkpoint.schemes import CONFIG_FILE
 from gesso.checkpoint.shards import INDEX_FILE, SINGLE_FILE, shard_file
 from gesso.config import GenerationConfig
+from gesso.files import replacing_in
 from gesso.model.network import Network, parameter_count
 from gesso.model.quantize import is_quantized
 
@@ -122,23 +117,17 @@ def write_checkpoint(
     """
     if max_shard_bytes < 1:
         raise ValueError(f"max_shard_bytes is {max_shard_bytes}; expected at least 1")
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder}: is a file; give the name of a folder")
     companions = _companions(processor)
     shards = plan_shards(pieces, max_shard_bytes=max_shard_bytes)
     done = 0
 
-    folder = folder.absolute()
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = folder.with_name(f".{folder.name}.partial-{uuid4().hex[:8]}")
-    partial.mkdir()
-    try:
+    entries, outdated = (SINGLE_FILE, INDEX_FILE), "model-*-of-*.safetensors"
+    with replacing_in(folder, entries=entries, outdated=outdated) as partial:
         _write_json(partial / CONFIG_FILE, config)
         if generation is not None:
             _write_json(partial / GENERATION_FILE, generation.to_json())
         for file in companions:
             shutil.copyfile(file, partial / file.name)
-            _flush(partial / file.name)
         for shard in shards:
             tensors: dict[str, Tensor] = {}
             for piece in shard.pieces:
@@ -147,14 +136,8 @@ def write_checkpoint(
                 if on_piece is not None:
                     on_piece(done, len(pieces))
             save_file(tensors, partial / shard.file, metadata={"format": "pt"})
-            _flush(partial / shard.file)
         if len(shards) > 1:
             _write_json(partial / INDEX_FILE, _index(shards, parameters))
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    # From here on the partial folder is whole; should a move fail, it stays.
-    _publish(partial, folder)
 
 
 def plan_shards(pieces: Sequence[Piece], *, max_shard_bytes: int) -> list[Shard]:
@@ -210,26 +193,3 @@ def _index(shards: list[Shard], parameters: int) -> dict[str, Any]:
 
 def _write_json(file: Path, value: Mapping[str, Any]) -> None:
     file.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    _flush(file)
-
-
-def _flush(path: Path) -> None:
-    """To the disk itself: a rename must not become visible before what it names."""
-    with path.open("r+b") as file:
-        os.fsync(file.fileno())
-
-
-def _publish(partial: Path, folder: Path) -> None:
-    if not folder.exists():
-        partial.rename(folder)
-        return
-    entries = (SINGLE_FILE, INDEX_FILE)
-    for entry in entries:
-        (folder / entry).unlink(missing_ok=True)
-    new = sorted((path.name for path in partial.iterdir()), key=lambda name: name in entries)
-    for name in new:
-        os.replace(partial / name, folder / name)
-    for shard in folder.glob("model-*-of-*.safetensors"):
-        if shard.name not in new:
-            shard.unlink()
-    partial.rmdir()
