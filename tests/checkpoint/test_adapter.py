@@ -11,7 +11,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from gesso.checkpoint import load_network, merge_adapter, save_adapter
+from gesso.checkpoint import (
+    check_adapter,
+    load_network,
+    merge_adapter,
+    read_config,
+    save_adapter,
+)
 from gesso.model.lora import TARGETS, LoraConfig, add_adapter
 from gesso.model.network import Network
 
@@ -196,11 +202,16 @@ def drop_encoder(tensors: dict[str, Tensor]) -> None:
         (lambda f: change_config(f, use_dora=True), "use_dora is True; only plain LoRA"),
         (lambda f: change_config(f, bias="all"), "bias is 'all'"),
         (lambda f: change_config(f, r=8), r"q_proj.lora_A.* expected \[8, 64\]; the adapter is of"),
-        (lambda f: change_config(f, lora_alpha="x"), "lora_alpha 'x'; two numbers"),
+        (
+            lambda f: change_config(f, lora_alpha="x"),
+            "config.json: lora_alpha: got 'x'; expected a number",
+        ),
+        (lambda f: change_config(f, r=0), "config.json: r: got 0; expected at least 1"),
         (change_tensors(drop_encoder), "no base_model.model.model.encoder.* has to change both"),
         (change_tensors(lambda t: t[ENCODER_Q].mul_(2)), "q_proj.*is not equal to.*train it with"),
         (change_tensors(lambda t: t.pop(Q)), "no base_model.*q_proj.lora_A.weight; encoder"),
         (change_tensors(lambda t: t.update(x=t[Q].clone())), "1 unknown tensor.*x"),
+        (change_tensors(lambda t: t.update({Q: t[Q].int()})), "q_proj.* is in I32; read are F64"),
         (change_tensors(lambda t: t[Q].fill_(float("nan"))), "holds NaN.*the adapter is damaged"),
         (
             change_tensors(lambda t: t.update({k: t[k][:, :9].clone() for k in (Q, ENCODER_Q)})),
@@ -218,6 +229,10 @@ def test_what_is_refused(
     with pytest.raises(ValueError, match=message):
         merge_adapter(network, tmp_path / "adapter")
     assert all(torch.equal(tensor, before[n]) for n, tensor in network.state_dict().items())
+    # What is not a matter of values is seen before the network is there.
+    if "NaN" not in message and "equal to" not in message:
+        with pytest.raises(ValueError, match=message):
+            check_adapter(tmp_path / "adapter", read_config(reference))
 
 
 def test_an_adapter_that_diverged_is_not_saved(reference: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """gesso.load on a checkpoint folder, and generate as the fold of stream."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -36,12 +37,41 @@ def test_dtype(folder: Path) -> None:
     assert gesso.load(folder, dtype="bfloat16").network.dtype == torch.bfloat16
     result = gesso.load(folder, dtype="bfloat16").generate("hello", max_new_tokens=6)
     assert len(result.token_ids) <= 6
-    with pytest.raises(ValueError, match="dtype: got 'int8'; expected auto, float32 or bfloat16"):
+    with pytest.raises(ValueError, match="dtype: got 'int8'; expected one of auto, float32, bf"):
         gesso.load(folder, dtype="int8")
     with pytest.raises(ValueError, match="device: got 'abacus'"):
         gesso.load(folder, device="abacus")
     with pytest.raises(ValueError, match="config"):
         gesso.load(folder.parent)
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "options", "message"),
+    [
+        ("", dict(adapter="typo"), r"typo: no adapter_config\.json"),
+        ("", dict(compile="yes"), "compile: got 'yes'; expected True, False or 'auto'"),
+        ("", dict(compile=1), "compile: got 1; expected True, False or 'auto'"),
+        ("", dict(dtype="float16", quantize="fp8"), "dtype: got float16, .* give bfloat16 or"),
+        ("generation_config.json", {}, r"generation_config\.json: not valid JSON"),
+        ("tokenizer.json", {}, r"cannot read '.*/tokenizer\.json'"),
+        ("tokenizer_config.json", {}, r"tokenizer_config\.json: not valid JSON"),
+    ],
+)
+def test_mistakes_are_told_before_the_weights_are_read(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    spoilt: str,
+    options: dict[str, Any],
+    message: str,
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise AssertionError("the weights were read")
+
+    monkeypatch.setattr("gesso.generation.model.load_network", fail)
+    if spoilt:
+        (folder / spoilt).write_text("{")
+    with pytest.raises(ValueError, match=message):
+        gesso.load(folder, device="cpu", **options)
 
 
 def test_keys_and_values_in_fp8(folder: Path) -> None:

@@ -10,19 +10,18 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from gesso.checkpoint.names import published_name
-from gesso.checkpoint.read import require_finite
-from gesso.checkpoint.shards import listed
-from gesso.config import read_json
+from gesso.checkpoint.read import FLOATS, naming, require_finite
+from gesso.checkpoint.shards import Stored, header, listed, open_weights
+from gesso.config import ModelConfig, number, read_json, whole
 from gesso.files import replacing_in
 from gesso.model.lora import LoraConfig, adapted_weights, merge_change
 from gesso.model.network import Network
@@ -85,6 +84,15 @@ def save_adapter(
         (partial / CONFIG_FILE).write_text(text, encoding="utf-8")
 
 
+def check_adapter(folder: Path, model: ModelConfig) -> None:
+    """ValueError for what `merge_adapter` would refuse, as far as it is seen without a tensor being
+    read."""
+    with torch.device("meta"):
+        network = Network(model)
+    config = _read_config(folder)
+    _check_header(folder, adapted_weights(network, config), rank=config.rank)
+
+
 def merge_adapter(network: Network, folder: Path) -> None:
     """Add an adapter's change to the network's weights, in place, each rounded once.
 
@@ -92,8 +100,8 @@ def merge_adapter(network: Network, folder: Path) -> None:
     """
     config = _read_config(folder)
     weights = adapted_weights(network, config)
-    factors = _read_factors(folder, weights, rank=config.rank)
-    for name, (a, b) in factors.items():
+    _check_header(folder, weights, rank=config.rank)
+    for name, (a, b) in _read_factors(folder / WEIGHTS_FILE, weights).items():
         merge_change(weights[name], a, b, scale=config.scale)
 
 
@@ -150,59 +158,75 @@ def _read_config(folder: Path) -> LoraConfig:
     for option, plain in _PLAIN.items():
         if (raw.get(option) or plain) != plain:
             raise ValueError(f"{file}: {option} is {raw[option]!r}; only plain LoRA is read")
-    rank, alpha = raw.get("r"), raw.get("lora_alpha")
-    if not isinstance(rank, int) or not isinstance(alpha, int | float):
-        raise ValueError(f"{file}: r is {rank!r}, lora_alpha {alpha!r}; two numbers are expected")
+    with naming(file):
+        rank = whole("r", raw.get("r"), low=1)
+        alpha = number("lora_alpha", raw.get("lora_alpha"))
     if raw.get("use_rslora"):
         alpha = alpha * rank**0.5
     return LoraConfig(rank=rank, alpha=alpha)
 
 
-def _read_factors(folder: Path, weights: Mapping[str, Tensor], *, rank: int) -> dict[str, Factors]:
-    """By the weight that they change. All is checked before any is given."""
+def _check_header(folder: Path, weights: Mapping[str, Tensor], *, rank: int) -> None:
+    """Check the file's header against the weights that it may change."""
     file = folder / WEIGHTS_FILE
     if not file.is_file():
         raise ValueError(f"{folder}: no {WEIGHTS_FILE}; pickled adapters are not read")
-    try:
-        stored = load_file(file)
-    except SafetensorError as error:
-        raise ValueError(f"{file}: damaged ({error}); copy it again") from None
+    stored = header(file)
     known = {key for name in weights for factor in "ab" for key in _keys(name, factor)}
     if unknown := sorted(stored.keys() - known):
         raise ValueError(
             f"{file}: {listed(unknown, 'unknown tensor')}; an adapter changes linear maps of the "
             "text layers of the checkpoint that it was trained on, and nothing else"
         )
+    for name in _changed(stored, weights):
+        *experts, out, inner = weights[name].shape
+        rows = math.prod(experts) * rank
+        for factor, shape in (("a", (rows, inner)), ("b", (out, rows))):
+            for key in _keys(name, factor):
+                _check(file, key, stored.get(key), shape)
+
+
+def _check(file: Path, key: str, entry: Stored | None, shape: tuple[int, int]) -> None:
+    if entry is None:
+        raise ValueError(
+            f"{file}: no {key}; encoder and denoiser share their weights, and an adapter has to "
+            "change both"
+        )
+    if entry.dtype not in FLOATS:
+        raise ValueError(f"{file}: {key} is in {entry.dtype}; read are {', '.join(FLOATS)}")
+    if entry.shape != shape:
+        raise ValueError(
+            f"{file}: {key} has shape {list(entry.shape)}, expected {list(shape)}; "
+            "the adapter is of another checkpoint"
+        )
+
+
+def _changed(stored: Iterable[str], weights: Iterable[str]) -> list[str]:
+    keys = set(stored)
+    return [name for name in weights if any(key in keys for f in "ab" for key in _keys(name, f))]
+
+
+def _read_factors(file: Path, weights: Mapping[str, Tensor]) -> dict[str, Factors]:
+    """By the weight that they change; of a file whose header is as it should be. All is checked
+    before any is given."""
+    with open_weights(file) as opened:
+        stored = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     for name, tensor in stored.items():
         require_finite(tensor, where=f"{file}: {name}", mend="the adapter is damaged")
     return {
-        name: Factors(*(_factor(file, stored, name, which, weight, rank) for which in "ab"))
-        for name, weight in weights.items()
-        if any(key in stored for which in "ab" for key in _keys(name, which))
+        name: Factors(*(_factor(file, stored, name, which, weights[name]) for which in "ab"))
+        for name in _changed(stored, weights)
     }
 
 
 def _factor(
-    file: Path, stored: Mapping[str, Tensor], name: str, which: str, weight: Tensor, rank: int
+    file: Path, stored: Mapping[str, Tensor], name: str, which: str, weight: Tensor
 ) -> Tensor:
     keys = _keys(name, which)
-    if missing := [key for key in keys if key not in stored]:
-        raise ValueError(
-            f"{file}: no {missing[0]}; encoder and denoiser share their weights, and an adapter "
-            "has to change both"
-        )
     first, *others = (stored[key] for key in keys)
     if any(not torch.equal(first, other) for other in others):
         raise ValueError(
             f"{file}: {keys[0]} is not equal to {keys[1]}; encoder and denoiser share their "
             "weights here, and with them the adapter: train it with the two tied"
-        )
-    *experts, out, inner = weight.shape
-    rows = math.prod(experts) * rank
-    expected = (rows, inner) if which == "a" else (out, rows)
-    if first.shape != expected:
-        raise ValueError(
-            f"{file}: {keys[0]} has shape {list(first.shape)}, expected {list(expected)}; "
-            "the adapter is of another checkpoint"
         )
     return _unflat(first, which, weight)

@@ -34,13 +34,13 @@ from gesso.model.network import Network
 GENERATION_FILE = "generation_config.json"
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_FLOATS = ("F64", "F32", "F16", "BF16")
+FLOATS = ("F64", "F32", "F16", "BF16")
 
 
 def read_config(folder: Path) -> ModelConfig:
     """config.json of a checkpoint. ValueError names what is missing or unfit."""
     raw = read_json(folder / CONFIG_FILE)
-    with _naming(folder / CONFIG_FILE):
+    with naming(folder / CONFIG_FILE):
         return ModelConfig.parse(raw)
 
 
@@ -49,7 +49,7 @@ def read_generation_config(folder: Path) -> GenerationConfig:
     of end tokens and padding. ValueError names what is unfit."""
     file, model = folder / GENERATION_FILE, read_config(folder)
     raw = read_json(file) if file.is_file() else {}
-    with _naming(file):
+    with naming(file):
         return GenerationConfig.parse(raw, model=model)
 
 
@@ -89,7 +89,8 @@ def load_network(
 
 
 @contextmanager
-def _naming(file: Path) -> Iterator[None]:
+def naming(file: Path) -> Iterator[None]:
+    """Puts the file's name before the error of what is wrong with its contents."""
     try:
         yield
     except ValueError as error:
@@ -150,7 +151,7 @@ def _check_known(
 ) -> None:
     # Before the names: a quantized layout also splits and renames tensors, and the list of those
     # would hide what is wrong.
-    packed = sorted(name for name, entry in stored.items() if entry.dtype not in _FLOATS)
+    packed = sorted(name for name, entry in stored.items() if entry.dtype not in FLOATS)
     if packed and quantization is None:
         kinds = ", ".join(sorted({stored[name].dtype for name in packed}))
         raise ValueError(
@@ -177,9 +178,9 @@ def _check_names(
 
 
 def _check_wide(entry: Stored, name: str, shape: torch.Size) -> None:
-    if entry.dtype not in _FLOATS:
+    if entry.dtype not in FLOATS:
         raise ValueError(
-            f"{entry.file}: {name} is in {entry.dtype}; this tensor is read in {', '.join(_FLOATS)}"
+            f"{entry.file}: {name} is in {entry.dtype}; this tensor is read in {', '.join(FLOATS)}"
         )
     _check_shape(entry, name, shape)
 

@@ -63,7 +63,7 @@ def inventory(folder: Path) -> dict[str, Stored]:
             "remove the one that is out of date"
         )
     if single.is_file():
-        return _header(single)
+        return header(single)
     if index.is_file():
         return _sharded(index)
     raise ValueError(_why_no_weights(folder))
@@ -99,7 +99,8 @@ def read_matrix(file: Path, name: str, number: int) -> Tensor:
         return torch.frombuffer(bytearray(raw.read(length)), dtype=dtype).view(out, inner)
 
 
-def _header(file: Path) -> dict[str, Stored]:
+def header(file: Path) -> dict[str, Stored]:
+    """Of every tensor in a safetensors file."""
     with open_weights(file) as weights:
         slices = {name: weights.get_slice(name) for name in weights.keys()}  # noqa: SIM118
         return {
@@ -118,7 +119,7 @@ def _sharded(index: Path) -> dict[str, Stored]:
         )
     found: dict[str, Stored] = {}
     for shard, names in promised.items():
-        held = _header(index.parent / shard)
+        held = header(index.parent / shard)
         if lacking := sorted(names - held.keys()):
             raise ValueError(
                 f"{index.parent / shard}: lacks {listed(lacking, 'tensor')} that {INDEX_FILE} "

@@ -19,7 +19,7 @@ def add(commands: Commands, *, parents: Sequence[argparse.ArgumentParser]) -> No
         description="Write a checkpoint in few bits, in the layout of compressed-tensors, a "
         "matrix at a time.",
     )
-    parser.add_argument("source", metavar="SOURCE", help="a folder, a hub id, or tiny")
+    parser.add_argument("source", metavar="SOURCE", help="a folder, a hub id, or an embedded one")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where to")
     parser.add_argument(
         "--quantize",

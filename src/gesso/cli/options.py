@@ -29,7 +29,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         "--model",
         default="tiny",
         metavar="M",
-        help="a checkpoint's folder, a hub id, or tiny, the embedded one (default)",
+        help="a checkpoint's folder, a hub id, or an embedded one: tiny (default), sudoku9, infill",
     )
     parser.add_argument(
         "--adapter", metavar="DIR", help="a LoRA adapter for it, as gesso train or PEFT writes them"
@@ -39,7 +39,9 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     )
     add_kv_cache_dtype(parser)
     parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, ...")
-    parser.add_argument("--dtype", default="auto", help="auto (default), float32 or bfloat16")
+    parser.add_argument(
+        "--dtype", default="auto", help="auto (default), float32, bfloat16 or float16"
+    )
     add_compile(parser)
     add_threads(parser)
 

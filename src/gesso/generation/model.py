@@ -10,7 +10,16 @@ from typing import Any, Literal
 import torch
 
 from gesso.cache import parse_kv_cache_dtype
-from gesso.checkpoint import load_network, merge_adapter, read_generation_config, resolve
+from gesso.checkpoint import (
+    check_adapter,
+    load_network,
+    merge_adapter,
+    read_config,
+    read_generation_config,
+    resolve,
+)
+from gesso.checkpoint.read import DTYPES, chosen_dtype
+from gesso.checkpoint.schemes import read_quantization
 from gesso.config import GenerationConfig
 from gesso.environment import pick_device
 from gesso.generation.autoregressive import generate_autoregressive
@@ -174,20 +183,24 @@ def load(
     kv_cache_dtype: str = "auto",
     compile: bool | Literal["auto"] = False,
 ) -> DiffusionGemma:
-    """A checkpoint: "tiny" (comes with the package), a folder, or a hub id.
+    """A checkpoint: a folder, a hub id, or one that comes with the package: "tiny", "sudoku9" or
+    "infill".
 
-    device: "auto" takes a GPU when there is one. dtype: "float32", "bfloat16" or "auto": float32
-    on a CPU, the checkpoint's own elsewhere. adapter: a folder with a LoRA adapter in PEFT's
-    format, merged into the weights. quantize: "fp8", "nvfp4" or "int4": keep the experts in that
-    format and the other linear maps in FP8; for memory, no faster yet. A checkpoint that is in few
-    bits on disk (docs/quantization.md) takes neither. kv_cache_dtype: "fp8" keeps keys and values
-    in half of bfloat16's memory. compile: on a CPU, passes in C++, several times as fast; they need
-    a C++ compiler once, for some seconds, compute in float32 from a copy of the weights, and do not
-    see it when those are changed later. "auto": where there is a compiler and the network is in
-    float32 anyway. ValueError names what is wrong.
+    device: "auto" takes a GPU when there is one. dtype: "float32", "bfloat16", "float16" (not with
+    weights in few bits) or "auto": float32 on a CPU, the checkpoint's own elsewhere. adapter: a
+    folder with a LoRA adapter in PEFT's format, merged into the weights. quantize: "fp8", "nvfp4"
+    or "int4": keep the experts in that format and the other linear maps in FP8; for memory, no
+    faster yet. A checkpoint that is in few bits on disk (docs/quantization.md) takes neither.
+    kv_cache_dtype: "fp8" keeps keys and values in half of bfloat16's memory. compile: on a CPU,
+    passes in C++, several times as fast; they need a C++ compiler once, for some seconds, compute
+    in float32 from a copy of the weights, and do not see it when those are changed later. "auto":
+    where there is a compiler and the network is in float32 anyway. ValueError names what is wrong,
+    and comes before the weights are read unless it is about them.
     """
     folder = resolve(source, revision=revision)
     place = pick_device(device)
+    if not isinstance(compile, bool) and compile != "auto":
+        raise ValueError(f"compile: got {compile!r}; expected True, False or 'auto'")
     if compile is True:
         if place.type != "cpu":
             raise ValueError(
@@ -197,15 +210,24 @@ def load(
     if quantize is not None and quantize not in SCHEMES:
         raise ValueError(f"quantize: got {quantize!r}; expected one of {', '.join(SCHEMES)}")
     kept = parse_kv_cache_dtype(kv_cache_dtype)
-    network = load_network(folder, dtype=_dtype(dtype, place), device=place)
-    network.kv_cache_dtype = kept
-    if is_quantized(network):
+    model, few_bits = read_config(folder), read_quantization(folder) is not None
+    if few_bits:
         _refuse_change(source, adapter=adapter, quantize=quantize)
+    wanted = chosen_dtype(folder, model, _dtype(dtype, place))
+    if wanted == torch.float16 and (few_bits or quantize is not None):
+        raise ValueError(
+            "dtype: got float16, whose range is too small for products with weights in few bits; "
+            "give bfloat16 or float32"
+        )
+    processor, generation = Processor.load(folder), read_generation_config(folder)
+    if adapter is not None:
+        check_adapter(Path(adapter), model)
+    network = load_network(folder, dtype=wanted, device=place)
+    network.kv_cache_dtype = kept
     if adapter is not None:
         merge_adapter(network, Path(adapter))
     if quantize is not None:
         quantize_network(network, SCHEMES[quantize])
-    processor, generation = Processor.load(folder), read_generation_config(folder)
     if compile is True or (compile == "auto" and _compiles_well(network)):
         network.compiled = CompiledPasses(network)
     return DiffusionGemma(network.eval(), processor, generation)
@@ -229,8 +251,6 @@ def _refuse_change(source: str | Path, **given: str | Path | None) -> None:
 def _dtype(name: str, device: torch.device) -> torch.dtype | None:
     if name == "auto":
         return torch.float32 if device.type == "cpu" else None
-    if name not in ("float32", "bfloat16", "float16"):
-        raise ValueError(f"dtype: got {name!r}; expected auto, float32 or bfloat16")
-    dtype = getattr(torch, name)
-    assert isinstance(dtype, torch.dtype)
-    return dtype
+    if name not in DTYPES:
+        raise ValueError(f"dtype: got {name!r}; expected one of auto, {', '.join(DTYPES)}")
+    return DTYPES[name]
