@@ -72,7 +72,7 @@ def test_the_template_file_wins(tmp_path: Path) -> None:
     assert ChatTemplate.load(tmp_path, variables={}) is None
     config.write_text(json.dumps({"chat_template": "from config"}))
     assert ChatTemplate.load(tmp_path, variables={}) == ChatTemplate(source="from config")
-    named = [{"name": "rag", "template": "no"}, {"name": "default", "template": "yes"}]
+    named = [5, {}, {"name": "rag", "template": "no"}, {"name": "default", "template": "yes"}]
     config.write_text(json.dumps({"chat_template": named}))
     assert ChatTemplate.load(tmp_path, variables={}) == ChatTemplate(source="yes")
     (tmp_path / "chat_template.jinja").write_text("from file")
@@ -81,6 +81,18 @@ def test_the_template_file_wins(tmp_path: Path) -> None:
 
 
 # -------------------------------------------------------------------------------------- shapes
+
+
+@pytest.mark.parametrize("template", [5, {"default": "x"}, [{"name": "default", "template": 5}]])
+def test_a_template_that_is_no_text_is_named(tmp_path: Path, template: object) -> None:
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": template}))
+    with pytest.raises(
+        ValueError, match=r"tokenizer_config\.json: chat_template is .* a template's"
+    ):
+        ChatTemplate.load(tmp_path, variables={})
+    (tmp_path / "chat_template.jinja").write_bytes(b"\xff")
+    with pytest.raises(ValueError, match=r"chat_template\.jinja: not UTF-8"):
+        ChatTemplate.load(tmp_path, variables={})
 
 
 def test_normalising_is_idempotent_and_leaves_the_callers_messages_alone() -> None:

@@ -93,3 +93,15 @@ def test_a_folder_without_a_tokenizer(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(ValueError, match="cannot read"):
         Tokenizer.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("", "not valid JSON"), ("[]", "expected a JSON object, got list")]
+)
+def test_a_damaged_tokenizer_config(folder: Path, tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "tokenizer.json").write_bytes((folder / "tokenizer.json").read_bytes())
+    (tmp_path / "tokenizer_config.json").write_text(text)
+    with pytest.raises(ValueError, match=rf"/tokenizer_config\.json: {message}"):
+        Tokenizer.load(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text('{"bos_token": {"special": true}}')
+    assert Tokenizer.load(tmp_path).named["bos_token"] == "<bos>"  # as when it is not named

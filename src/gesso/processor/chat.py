@@ -19,6 +19,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gesso.config import read_json
 from gesso.processor.parse import without_reasoning
 from gesso.processor.shield import Shield
 
@@ -231,14 +232,22 @@ def _plain(value: Any, where: str) -> Any:
 def _read_source(folder: Path) -> str | None:
     path = folder / "chat_template.jinja"
     if path.is_file():
-        return path.read_text(encoding="utf-8")
+        try:
+            return path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path}: not UTF-8 ({error}); fetch the file again") from None
     path = folder / "tokenizer_config.json"
     if not path.is_file():
         return None
-    template = json.loads(path.read_text(encoding="utf-8")).get("chat_template")
+    template = read_json(path).get("chat_template")
     if isinstance(template, list):  # several named ones
-        template = {entry["name"]: entry["template"] for entry in template}.get("default")
-    return template if isinstance(template, str) else None
+        entries = [entry if isinstance(entry, dict) else {} for entry in template]
+        template = next((e.get("template") for e in entries if e.get("name") == "default"), None)
+    if template is not None and not isinstance(template, str):
+        raise ValueError(
+            f"{path}: chat_template is {template!r:.80}; a template's text is expected"
+        )
+    return template
 
 
 def _tojson(

@@ -2,19 +2,18 @@
 
 A thin, stateless wrapper around the `tokenizers` package. It adds three things: ids looked up by
 name instead of written as literals, special tokens in text recognised only on request, and one
-definition of "special" shared by encoding, decoding and streaming.
+definition of "special" shared by encoding and decoding.
 """
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import tokenizers
 
+from gesso.config import read_json
 from gesso.processor.shield import MARK, Shield, require_encodable
 
 # Control tokens of this family are spelt with a bar. Some exports leave out their `special` flag;
@@ -61,7 +60,7 @@ class Tokenizer:
     def load(cls, folder: Path) -> Tokenizer:
         """Read tokenizer.json, and the named special tokens from tokenizer_config.json if present.
 
-        ValueError: tokenizer.json is missing or cannot be read.
+        ValueError: tokenizer.json is missing, or one of the two cannot be read.
         """
         path = Path(folder) / "tokenizer.json"
         if not path.is_file():
@@ -101,17 +100,13 @@ class Tokenizer:
 
     def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
         """Text of `ids`; ids outside the vocabulary are skipped (a model's head may be padded)."""
-        kept = self.visible(ids, skip_special=skip_special)
-        return self._backend.decode(kept, skip_special_tokens=False)
-
-    def visible(self, ids: Iterable[int], *, skip_special: bool) -> list[int]:
-        """The ids that `decode` shows."""
-        return [
+        kept = [
             token_id
             for token_id in ids
             if not (skip_special and token_id in self.special_ids)
             and self._backend.id_to_token(token_id) is not None
         ]
+        return self._backend.decode(kept, skip_special_tokens=False)
 
     def token(self, token_id: int) -> str:
         """The token's spelling in the vocabulary. ValueError: no such id."""
@@ -138,9 +133,9 @@ def _named_tokens(folder: Path) -> dict[str, str]:
     path = folder / "tokenizer_config.json"
     if not path.is_file():
         return {}
-    config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    entries = ((name, value) for name, value in config.items() if name.endswith("_token"))
+    entries = ((name, value) for name, value in read_json(path).items() if name.endswith("_token"))
     spelled = (
-        (name, value["content"] if isinstance(value, dict) else value) for name, value in entries
+        (name, value.get("content") if isinstance(value, dict) else value)
+        for name, value in entries
     )
     return {name: token for name, token in spelled if isinstance(token, str)}
