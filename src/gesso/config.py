@@ -9,7 +9,6 @@ is missing is an error that names it.
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -404,7 +403,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file. ValueError names the file when it is missing or not an object."""
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError):
         raise ValueError(f"{path}: no such file; a checkpoint folder holds it") from None
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not valid JSON ({error})") from None
@@ -424,14 +423,15 @@ def whole(name: str, value: object, *, low: int, high: int | None = None) -> int
 
 
 def number(name: str, value: object, *, zero: bool = False) -> float:
-    """The value; ValueError unless it is a finite number above 0, or with `zero` of at least 0."""
+    """The value; ValueError unless it is a number above 0 that float32 has room for, or with
+    `zero` 0 itself."""
     wanted = "number of at least 0" if zero else "number above 0"
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"{name}: got {value!r:.80}; expected a {wanted}")
     if not (value > 0 or (zero and value == 0)):
         raise ValueError(f"{name}: got {value!r}; expected a {wanted}")
-    if value > sys.float_info.max:
-        raise ValueError(f"{name}: got {value!r:.80}; expected a finite {wanted}")
+    if value and not 1e-30 <= value <= 1e30:  # float32, which it will meet, goes little further
+        raise ValueError(f"{name}: got {value!r:.80}; expected a finite {wanted}, 1e-30 to 1e30")
     return value
 
 

@@ -31,7 +31,7 @@ def pick_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
+        torch.empty(0, device=device).cpu()  # there, and with values
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device: got {name!r}, which is not to be had here ({error})") from None
     return device

@@ -310,6 +310,7 @@ FINE = dict(num_bits=8, type="float", strategy="channel", symmetric=True)
             dict(quant_method="modelopt", quant_algo="NVFP4", group_size=32),
             "group_size is 32; NVFP4 has 16",
         ),
+        ("fp8", "config.json: quantization_config: expected an object, got 'fp8'"),
         (dict(quant_method="compressed-tensors"), "config_groups: got None"),
         (
             dict(
@@ -331,6 +332,14 @@ FINE = dict(num_bits=8, type="float", strategy="channel", symmetric=True)
             r"FP8: weights are \['Linear'\]",
         ),
         (
+            dict(quant_method="compressed-tensors", config_groups=dict(g=dict(weights=[8]))),
+            r"g: weights are \[8\]; read are",
+        ),
+        (
+            dict(quant_method="compressed-tensors", config_groups=dict(g=1), sparsity_config="x"),
+            "sparsity_config: got 'x'; only plain weights are read",
+        ),
+        (
             dict(quant_method="compressed-tensors", config_groups=dict(g=dict(weights=FINE))),
             r"missing tensor.*unknown tensors \(model.decoder.layers.0.experts.0.down_proj",
         ),
@@ -341,6 +350,14 @@ def test_unfit_descriptions(source: Path, quantization: Any, message: str) -> No
     configure(folder, quantization)
     with pytest.raises(ValueError, match=message):
         load_network(folder)
+
+
+def test_an_unfit_description_in_a_file_of_its_own(source: Path) -> None:
+    (source / "hf_quant_config.json").write_text('{"quantization": ["NVFP4"]}')
+    with pytest.raises(
+        ValueError, match=r"hf_quant_config\.json: quantization: expected an object"
+    ):
+        load_network(source)
 
 
 def test_what_is_not_converted(source: Path, make_network: Callable[..., Network]) -> None:

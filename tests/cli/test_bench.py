@@ -108,6 +108,8 @@ def test_prefill(run: Run, checkpoint: Path) -> None:
 def test_the_file_s_folder_is_looked_for_before_the_work(
     run: Run, calls: list[dict[str, Any]], tmp_path: Path
 ) -> None:
+    code, _, err = run("bench", "generate", "--out", tmp_path)
+    assert (code, "a folder; give the name of a file" in err) == (2, True)
     code, _, err = run("bench", "generate", "--out", tmp_path / "no" / "report.json")
     assert (code, calls) == (2, [])
     assert "no such folder" in err

@@ -45,4 +45,6 @@ def test_mistakes(run: Run, checkpoint: Path, tmp_path: Path) -> None:
     assert (code, "--shard-bytes: got 0" in err) == (2, True)
     code, _, err = run("convert", checkpoint)
     assert (code, "--out" in err) == (2, True)
+    code, _, err = run("convert", checkpoint, "--out", "")
+    assert (code, "--out: got ''" in err) == (2, True)
     assert not out.exists()

@@ -105,9 +105,13 @@ def test_system_and_raw(run: Run, checkpoint: Path) -> None:
         (["--max-new-tokens", "0"], "max_new_tokens"),
         (["--max-new-tokens", "100000"], "context"),
         (["--stop", ""], "stop"),
-        (["--threads", "0"], "--threads"),
+        (["--threads", "0"], "--threads: got '0'; expected a whole number from 1 to 1024"),
+        (["--threads", "100000"], "--threads: got '100000'"),
         (["--watch", "-1"], "--watch"),
+        (["--watch", "inf"], "--watch"),
+        (["--temperature-start", "1e-300"], "temperature_start: got 1e-300; expected a finite"),
         (["--device", "abacus"], "abacus"),
+        (["--device", "meta"], "meta"),
         (["--dtype", "float3"], "float3"),
         (["--raw", "--system", "x"], "--system"),
         (["--raw", "--thinking"], "thinking"),
@@ -120,9 +124,13 @@ def test_mistakes(run: Run, checkpoint: Path, words: list[str], said: str) -> No
 
 
 def test_a_checkpoint_that_is_none(run: Run, tmp_path: Path) -> None:
-    code, _, err = run("generate", "x", "--model", tmp_path / "nothing")
-    assert code == 2
-    assert "nothing" in err
+    for name in ("nothing", "long" * 999):
+        code, _, err = run("generate", "x", "--model", tmp_path / name)
+        assert code == 2
+        assert name in err
+    # A wrong number is told before a model is looked for, or gigabytes are read.
+    assert "seed: got -1" in run("generate", "x", "--model", "nothing", "--seed", "-1").err
+    assert "stability" in run("chat", "--model", "nothing", "--stability", "-1").err
     assert run("generate", "x", "--model", tmp_path).code == 2
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from importlib.resources import files
 from pathlib import Path
@@ -27,7 +28,8 @@ def resolve(source: str | Path, *, revision: str | None = None, weights: bool = 
         _refuse_revision(source, revision)
         return Path(str(files("gesso"))) / "assets" / str(source)
     folder = Path(source).expanduser()
-    if source and folder.is_dir():  # an empty name is no folder, not the working directory
+    # An empty name is no folder, not the working directory; one that is too long is none either.
+    if source and os.path.isdir(folder):
         _refuse_revision(source, revision)
         return folder
     if isinstance(source, Path) or not _HUB_ID.fullmatch(source):

@@ -35,16 +35,17 @@ class Quantization(NamedTuple):
 
 def read_quantization(folder: Path) -> Quantization | None:
     """None for a checkpoint that says nothing of few bits. ValueError for what is not read here."""
-    raw, where = read_json(folder / CONFIG_FILE).get(KEY), f"{folder / CONFIG_FILE}: {KEY}"
+    file, key = folder / CONFIG_FILE, KEY
+    raw = read_json(file).get(key)
     if not raw and (folder / MODELOPT_FILE).is_file():
-        where = str(folder / MODELOPT_FILE)
-        raw = dict(read_json(folder / MODELOPT_FILE).get("quantization") or {})
-        raw["quant_method"] = "modelopt"
+        file, key = folder / MODELOPT_FILE, "quantization"
+        raw = read_json(file).get(key)
     if not raw:
         return None
+    where = f"{file}: {key}"
     if not isinstance(raw, dict):
-        raise ValueError(f"{where}: expected an object, got {raw!r}")
-    match raw.get("quant_method"):
+        raise ValueError(f"{where}: expected an object, got {raw!r:.80}")
+    match "modelopt" if file.name == MODELOPT_FILE else raw.get("quant_method"):
         case "compressed-tensors":
             return Quantization("compressed-tensors", _compressed(raw, where))
         case "modelopt":
@@ -88,7 +89,8 @@ def quantization_config(modules: Iterable[tuple[str, Layout]]) -> dict[str, Any]
 
 def _compressed(raw: Mapping[str, Any], where: str) -> tuple[Layout, ...]:
     for key in ("transform_config", "sparsity_config"):
-        if raw.get(key) and raw[key].get("format") != "dense":
+        change = raw.get(key)
+        if change and not (isinstance(change, dict) and change.get("format") == "dense"):
             raise ValueError(f"{where}.{key}: got {raw[key]!r}; only plain weights are read")
     groups = raw.get("config_groups")
     if not isinstance(groups, dict) or not groups:
@@ -96,7 +98,8 @@ def _compressed(raw: Mapping[str, Any], where: str) -> tuple[Layout, ...]:
     found = []
     for name, group in groups.items():
         weights = group.get("weights") if isinstance(group, dict) else None
-        layout = next((each for each in _COMPRESSED if _fits(weights or {}, each)), None)
+        told = weights if isinstance(weights, dict) else {}
+        layout = next((each for each in _COMPRESSED if _fits(told, each)), None)
         if layout is None:
             known = "; ".join(f"{each.name} ({_described(each.weights)})" for each in _COMPRESSED)
             raise ValueError(

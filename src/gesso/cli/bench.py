@@ -98,6 +98,8 @@ def run(args: argparse.Namespace) -> int:
 
     if args.out is not None and not args.out.resolve().parent.is_dir():
         raise ValueError(f"--out: no such folder {args.out.parent}; make it first")
+    if args.out is not None and args.out.is_dir():
+        raise ValueError(f"--out: got {args.out}, a folder; give the name of a file")
     with CountBar() as bar:
         report = _measure(args, lambda done, total: bar.step("rounds", done, total))
     text = json.dumps(report, ensure_ascii=False)

@@ -62,7 +62,16 @@ def add_compile(parser: argparse.ArgumentParser) -> None:
 
 
 def add_threads(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads; by default all")
+    parser.add_argument(
+        "--threads", type=_thread_count, metavar="N", help="CPU threads; by default all"
+    )
+
+
+def _thread_count(text: str) -> int:
+    # Where threads find no memory the process ends without a word: a slip must not come to that.
+    if not text.isdecimal() or not 1 <= int(text) <= 1024:
+        raise argparse.ArgumentTypeError(f"got {text!r}; expected a whole number from 1 to 1024")
+    return int(text)
 
 
 def add_generation(parser: argparse.ArgumentParser) -> None:
@@ -113,23 +122,19 @@ def load_model(args: argparse.Namespace) -> DiffusionGemma:
 def set_threads(args: argparse.Namespace) -> None:
     if args.threads is None:
         return
-    if args.threads < 1:
-        raise ValueError(f"--threads: got {args.threads}; expected at least 1")
     import torch
 
     torch.set_num_threads(args.threads)
 
 
 def generation_options(args: argparse.Namespace) -> dict[str, Any]:
-    """Keywords for `DiffusionGemma.stream`."""
-    if args.watch < 0:
-        raise ValueError(f"--watch: got {args.watch}; expected 0 or more seconds")
+    """Keywords for `DiffusionGemma.stream`, checked: a mistake must not wait for the weights."""
+    from gesso.generation.request import Parameters
+
+    if not 0 <= args.watch <= 3600:
+        raise ValueError(f"--watch: got {args.watch}; expected 0 to 3600 seconds")
     names = (name.replace("-", "_") for name, _, _ in _NUMBERS)
     given = {name: value for name in names if (value := getattr(args, name)) is not None}
-    return given | dict(
-        seed=args.seed,
-        stop=tuple(args.stop),
-        adaptive_stop=not args.no_adaptive_stop,
-        thinking=args.thinking,
-        mode=args.mode,
-    )
+    given |= dict(seed=args.seed, stop=tuple(args.stop), adaptive_stop=not args.no_adaptive_stop)
+    Parameters(**given)
+    return given | dict(thinking=args.thinking, mode=args.mode)
