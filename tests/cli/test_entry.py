@@ -1,5 +1,6 @@
 """The frame of every command: help, versions, errors, exit codes."""
 
+import io
 import os
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import gesso
+from gesso.cli import main
 from tests.cli.conftest import Run
 
 PROGRAM = [sys.executable, "-c", "import sys; from gesso.cli import main; sys.exit(main())"]
@@ -81,6 +83,26 @@ def test_help_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
     assert done.stderr == "set()\n"
+
+
+def test_an_error_cannot_steer_the_terminal(run: Run) -> None:
+    assert run("info", "--model", "a\x1b[2J").err.startswith("gesso: a\ufffd[2J: no such folder")
+
+
+def test_odd_streams(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Closed ones, and bytes and letters that an encoding lacks."""
+    model = ("--model", str(checkpoint.rename(checkpoint.with_name("für"))))
+    said = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"a\xff"), encoding="utf-8"))
+    monkeypatch.setattr("sys.stdout", said)
+    monkeypatch.setattr("sys.stderr", io.StringIO())
+    assert main(["info", *model]) == 0
+    assert b"/f\\xfcr\n" in said.buffer.getvalue()
+    assert main(["generate", *model]) == 2
+    assert "byte 0xFF at character 1 is no text" in sys.stderr.getvalue()
+    for name in ("stdin", "stdout", "stderr"):
+        monkeypatch.setattr(f"sys.{name}", None)
+    assert main(["generate", "x", *model]) == 0
 
 
 def test_as_a_process_a_closed_pipe_is_no_error(checkpoint: Path) -> None:

@@ -226,6 +226,7 @@ def test_without_a_template_strings_work_and_messages_do_not(processor: Processo
         ([user("a")], {"raw": True}, "raw=True takes a string, got list"),
         ("a", {"raw": True, "tools": [WEATHER]}, "drop raw"),
         ("a\ud83d", {}, r"lone surrogate U\+D83D"),
+        ("a\udcff", {}, "byte 0xFF at character 1 is no text"),
         (5, {}, "must be a list of messages, got int"),
     ],
 )

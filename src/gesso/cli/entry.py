@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import os
 import sys
 import traceback
@@ -40,6 +41,7 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line, by default this process's own; returns the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
+    _prepare_streams()
     try:
         code = _run(words)
         sys.stdout.flush()
@@ -83,9 +85,22 @@ def _run(words: Sequence[str]) -> int:
     return code
 
 
+def _prepare_streams() -> None:
+    """One that the caller closed is empty, and no byte or letter that the locale lacks ends a
+    command halfway: of stdin it is refused with the prompt, on stdout it is spelt."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
+    for stream, errors in ((sys.stdin, "surrogateescape"), (sys.stdout, "backslashreplace")):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=errors)
+
+
 def _line(error: Exception) -> str:
     """The error on one line; what is not a user's mistake says its kind, and how to see more."""
-    text = " ".join(str(error).split())
+    from gesso.terminal.screen import printable
+
+    text = printable(" ".join(str(error).split()))
     if isinstance(error, ValueError):
         return text
     kind = type(error).__name__

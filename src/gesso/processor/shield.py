@@ -30,11 +30,18 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 def require_encodable(text: str) -> None:
     """ValueError when `text` holds a lone surrogate, which UTF-8 cannot write."""
-    if found := _SURROGATE.search(text):
+    if not (found := _SURROGATE.search(text)):
+        return
+    code, place = ord(found[0]), f"at character {found.start()}"
+    if 0xDC80 <= code <= 0xDCFF:  # so does Python read a byte that is no text (PEP 383)
         raise ValueError(
-            f"text cannot be encoded: lone surrogate U+{ord(found[0]):04X} at character "
-            f"{found.start()}; it is half of a character, so send the whole one or drop it"
+            f"text cannot be encoded: byte 0x{code - 0xDC00:02X} {place} is no text in the "
+            "encoding it was read with; send UTF-8"
         )
+    raise ValueError(
+        f"text cannot be encoded: lone surrogate U+{code:04X} {place}; it is half of a character, "
+        "so send the whole one or drop it"
+    )
 
 
 class Shield:
