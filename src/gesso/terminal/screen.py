@@ -23,7 +23,10 @@ def is_terminal(stream: TextIO) -> bool:
 def console_for(stream: TextIO) -> Console:
     """Colours and cursor moves on a terminal only, whatever FORCE_COLOR says of a pipe."""
     if is_terminal(stream):
-        return Console(file=stream, highlight=False)
+        console = Console(file=stream, highlight=False)
+        if not console.width:  # COLUMNS may say so, and nothing would be shown
+            console.width = 80
+        return console
     return Console(
         file=stream, highlight=False, force_terminal=False, color_system=None, width=_PIPE_WIDTH
     )
