@@ -363,7 +363,7 @@ class GenerationConfig:
     @classmethod
     def parse(cls, raw: Mapping[str, Any], *, model: ModelConfig) -> GenerationConfig:
         """From generation_config.json; what it leaves out or null takes the library's default."""
-        sampler = {}
+        sampler: Mapping[str, Any] = {}
         if raw.get("sampler_config") is not None:
             sampler = _object(raw, "sampler_config", "")
         found = {
