@@ -9,7 +9,7 @@ demo: $(VENV)/.installed
 	@$(BIN)/python examples/generate.py
 
 test: $(VENV)/.installed-dev lint
-	@$(BIN)/python -m pytest --numprocesses auto --dist loadgroup
+	@$(BIN)/python -m pytest --numprocesses auto
 
 lint: $(VENV)/.installed-dev
 	@$(BIN)/ruff check .

@@ -85,7 +85,7 @@ def test_room_grows_while_a_row_is_at_work(
 
 def test_who_stops_asking_frees_the_slots(dg: DiffusionGemma, device: torch.device) -> None:
     engine = make_engine(dg, device, rows=1)
-    keys = dict(raw=True, max_new_tokens=1, max_denoising_steps=2, adaptive_stop=False)
+    keys = dict(raw=True, max_new_tokens=1, max_denoising_steps=1, adaptive_stop=False)
     for _ in range(2):
         some = engine.answers(["<bos>a", "<bos>b"], **keys)
         place, _ = next(some)

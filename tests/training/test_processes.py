@@ -21,8 +21,6 @@ from gesso.training.processes import Processes
 from gesso.training.trainer import StepLog, Trainer
 from tests.conftest import TEXT
 
-# What torchrun made is read by all of them.
-pytestmark = pytest.mark.xdist_group("torchrun")
 TINY = Path(gesso.__file__).parent / "assets" / "tiny"
 ROOT = Path(__file__).parents[2]
 STEPS, HALF = 4, 2
@@ -81,10 +79,18 @@ def assert_close(folder: Path, other: Path, *, atol: float = CLOSE["atol"]) -> N
         )
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def test_two_processes_train_as_one_does(tmp_path: Path) -> None:
+    """One test, so that what takes a minute to make is made once."""
+    make_runs(tmp_path)
+    for name in ("sharded", "experts", "continued"):
+        assert_close(tmp_path / name, tmp_path / "one")
+    check_adapters(tmp_path)
+    check_that_one_resumes_what_two_began(tmp_path)
+    check_that_what_two_shipped_loads(tmp_path)
+
+
+def make_runs(folder: Path) -> None:
     """One process's runs, the first half of one, and then two processes' of the same recipes."""
-    folder = tmp_path_factory.mktemp("processes")
     Trainer(recipe(), folder / "one").run()
     Trainer(recipe(lora=LoraConfig(rank=2)), folder / "one-adapter").run()
     trainer = Trainer(recipe(), folder / "continued")
@@ -98,15 +104,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-4000:]
-    return folder
 
 
-@pytest.mark.parametrize("name", ["sharded", "experts", "continued"])
-def test_two_processes_train_as_one_does(runs: Path, name: str) -> None:
-    assert_close(runs / name, runs / "one")
-
-
-def test_adapters_too(runs: Path) -> None:
+def check_adapters(runs: Path) -> None:
     # Half of the factors begin at 0, so the others' first gradients are rounding, which Adam makes
     # steps of the learning rate's size of: 3e-3, of which this is a thirtieth.
     atol = 1e-4
@@ -119,7 +119,7 @@ def test_adapters_too(runs: Path) -> None:
         torch.testing.assert_close(ours[name], tensor, rtol=CLOSE["rtol"], atol=atol)
 
 
-def test_one_process_resumes_what_two_began(runs: Path) -> None:
+def check_that_one_resumes_what_two_began(runs: Path) -> None:
     trainer = Trainer(recipe(), runs / "half")
     assert trainer.resume()
     assert trainer.step == HALF
@@ -127,7 +127,7 @@ def test_one_process_resumes_what_two_began(runs: Path) -> None:
     assert_close(runs / "half", runs / "one")
 
 
-def test_what_two_processes_shipped_loads(runs: Path) -> None:
+def check_that_what_two_shipped_loads(runs: Path) -> None:
     ours, expected = (
         gesso.load(runs / name / "checkpoint", dtype="float32").network.state_dict()
         for name in ("experts", "one")
