@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from gesso.config import GenerationConfig, ModelConfig, read_json
+from gesso.config import GenerationConfig, ModelConfig
+from gesso.values import read_json
 
 RawConfig = Callable[..., dict[str, Any]]
 

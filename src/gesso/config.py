@@ -8,11 +8,22 @@ is missing is an error that names it.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, cast
+
+from gesso.values import (
+    number,
+    only,
+    positive,
+    required,
+    section,
+    size,
+    token_id,
+    token_ids,
+    value_or,
+    whole,
+)
 
 LayerType = Literal["sliding_attention", "full_attention"]
 
@@ -39,13 +50,13 @@ class RopeConfig:
                 f"{where}: rope_type {kind!r} is not one this model has; "
                 "expected default, proportional or axial"
             )
-        partial = _number(raw, "partial_rotary_factor", where, 1.0)
+        partial = positive(raw, "partial_rotary_factor", where, 1.0)
         if partial > 1:
             raise ValueError(f"{where}.partial_rotary_factor: got {partial}; expected at most 1")
         return cls(
-            theta=_number(raw, "rope_theta", where),
+            theta=positive(raw, "rope_theta", where),
             partial=partial if kind == "proportional" else 1.0,
-            scaling=_number(raw, "factor", where, 1.0),
+            scaling=positive(raw, "factor", where, 1.0),
         )
 
 
@@ -90,7 +101,7 @@ class TextConfig:
     @classmethod
     def parse(cls, raw: Mapping[str, Any]) -> TextConfig:
         where = "text_config"
-        _only(
+        only(
             raw,
             where,
             attention_bias=(False, None),
@@ -101,10 +112,10 @@ class TextConfig:
             use_bidirectional_attention=("vision", None),
         )
         layer_types = _layer_types(raw, where)
-        ropes = _object(raw, "rope_parameters", where)
+        ropes = section(raw, "rope_parameters", where)
         global_head_dim, global_kv_heads = _global_heads(raw, layer_types, where)
         number = {
-            key: _size(raw, key, where)
+            key: size(raw, key, where)
             for key in (
                 "vocab_size",
                 "hidden_size",
@@ -136,17 +147,17 @@ class TextConfig:
             global_head_dim=global_head_dim,
             num_global_key_value_heads=global_kv_heads,
             sliding_rope=RopeConfig.parse(
-                _object(ropes, "sliding_attention", f"{where}.rope_parameters"),
+                section(ropes, "sliding_attention", f"{where}.rope_parameters"),
                 f"{where}.rope_parameters.sliding_attention",
             ),
             full_rope=RopeConfig.parse(
-                _object(ropes, "full_attention", f"{where}.rope_parameters"),
+                section(ropes, "full_attention", f"{where}.rope_parameters"),
                 f"{where}.rope_parameters.full_attention",
             ),
-            rms_norm_eps=_number(raw, "rms_norm_eps", where, 1e-6),
+            rms_norm_eps=positive(raw, "rms_norm_eps", where, 1e-6),
             final_logit_softcapping=_softcap(raw, where),
-            pad_token_id=_id(raw, "pad_token_id", where) or 0,
-            bos_token_id=2 if (bos := _id(raw, "bos_token_id", where)) is None else bos,
+            pad_token_id=token_id(raw, "pad_token_id", where) or 0,
+            bos_token_id=2 if (bos := token_id(raw, "bos_token_id", where)) is None else bos,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -208,7 +219,7 @@ class VisionConfig:
     @classmethod
     def parse(cls, raw: Mapping[str, Any]) -> VisionConfig:
         where = "vision_config"
-        _only(
+        only(
             raw,
             where,
             attention_bias=(False, None),
@@ -216,7 +227,7 @@ class VisionConfig:
             hidden_activation=("gelu_pytorch_tanh", None),
         )
         number = {
-            key: _size(raw, key, where)
+            key: size(raw, key, where)
             for key in (
                 "hidden_size",
                 "intermediate_size",
@@ -241,16 +252,16 @@ class VisionConfig:
                 "embedding needs a multiple of 4"
             )
         # The released file says rope_type "default" and means the two-axis form (trap 27).
-        rope = RopeConfig.parse(_object(raw, "rope_parameters", where), f"{where}.rope_parameters")
-        standardize = _need(raw, "standardize", where)
+        rope = RopeConfig.parse(section(raw, "rope_parameters", where), f"{where}.rope_parameters")
+        standardize = required(raw, "standardize", where)
         if not isinstance(standardize, bool):
             raise ValueError(f"{where}.standardize: got {standardize!r}; true or false is expected")
         return cls(
             **number,
-            num_layers=_size(raw, "num_hidden_layers", where),
+            num_layers=size(raw, "num_hidden_layers", where),
             rope_theta=rope.theta,
             standardize=standardize,
-            rms_norm_eps=_number(raw, "rms_norm_eps", where, 1e-6),
+            rms_norm_eps=positive(raw, "rms_norm_eps", where, 1e-6),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -295,20 +306,20 @@ class ModelConfig:
                 f"model_type is {raw.get('model_type')!r}, expected 'diffusion_gemma'; this is "
                 "not a DiffusionGemma checkpoint"
             )
-        _only(raw, "", tie_word_embeddings=(True, None))
-        text = _object(raw, "text_config", "")
+        only(raw, "", tie_word_embeddings=(True, None))
+        text = section(raw, "text_config", "")
         eos = next(
             (ids for part in (raw, text) if (ids := part.get("eos_token_id")) is not None), 1
         )
-        vision = _object(raw, "vision_config", "") if raw.get("vision_config") else None
+        vision = section(raw, "vision_config", "") if raw.get("vision_config") else None
         return cls(
             text=TextConfig.parse(text),
             vision=None if vision is None else VisionConfig.parse(vision),
-            canvas_length=_size(raw, "canvas_length", ""),
-            image_token_id=_id(raw, "image_token_id", ""),
-            boi_token_id=_id(raw, "boi_token_id", ""),
-            eoi_token_id=_id(raw, "eoi_token_id", ""),
-            eos_token_ids=_ids("eos_token_id", eos),
+            canvas_length=size(raw, "canvas_length", ""),
+            image_token_id=token_id(raw, "image_token_id", ""),
+            boi_token_id=token_id(raw, "boi_token_id", ""),
+            eoi_token_id=token_id(raw, "eoi_token_id", ""),
+            eos_token_ids=token_ids("eos_token_id", eos),
             dtype=str(raw.get("dtype") or raw.get("torch_dtype") or "bfloat16"),
         )
 
@@ -365,7 +376,7 @@ class GenerationConfig:
         """From generation_config.json; what it leaves out or null takes the library's default."""
         sampler: Mapping[str, Any] = {}
         if raw.get("sampler_config") is not None:
-            sampler = _object(raw, "sampler_config", "")
+            sampler = section(raw, "sampler_config", "")
         found = {
             "max_new_tokens": raw.get("max_new_tokens"),
             "max_denoising_steps": raw.get("max_denoising_steps"),
@@ -374,11 +385,11 @@ class GenerationConfig:
             "temperature_end": raw.get("t_min"),
             "stability_threshold": raw.get("stability_threshold"),
             "confidence_threshold": raw.get("confidence_threshold"),
-            "pad_token_id": _value(raw, "pad_token_id", model.text.pad_token_id),
+            "pad_token_id": value_or(raw, "pad_token_id", model.text.pad_token_id),
         }
         given: dict[str, Any] = {name: value for name, value in found.items() if value is not None}
-        eos = _value(raw, "eos_token_id", model.eos_token_ids)
-        return cls(**given, eos_token_ids=_ids("eos_token_id", eos))
+        eos = value_or(raw, "eos_token_id", model.eos_token_ids)
+        return cls(**given, eos_token_ids=token_ids("eos_token_id", eos))
 
     def to_json(self) -> dict[str, Any]:
         """The object of generation_config.json. An adaptive stop that is switched off is written
@@ -399,99 +410,11 @@ class GenerationConfig:
         )
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file. ValueError names the file when it is missing or not an object."""
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, IsADirectoryError):
-        raise ValueError(f"{path}: no such file; a checkpoint folder holds it") from None
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: not valid JSON ({error})") from None
-    if not isinstance(raw, dict):
-        raise ValueError(f"{path}: expected a JSON object, got {type(raw).__name__}")
-    return raw
-
-
-def whole(name: str, value: object, *, low: int, high: int | None = None) -> int:
-    """The value; ValueError unless it is a whole number in the range."""
-    wanted = f"at least {low}" if high is None else f"between {low} and {high}"
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError(f"{name}: got {value!r:.80}; a whole number {wanted} is expected")
-    if value < low or (high is not None and value > high):
-        raise ValueError(f"{name}: got {value}; expected {wanted}")
-    return value
-
-
-def number(name: str, value: object, *, zero: bool = False) -> float:
-    """The value; ValueError unless it is a number above 0 that float32 has room for, or with
-    `zero` 0 itself."""
-    wanted = "number of at least 0" if zero else "number above 0"
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"{name}: got {value!r:.80}; expected a {wanted}")
-    if not (value > 0 or (zero and value == 0)):
-        raise ValueError(f"{name}: got {value!r}; expected a {wanted}")
-    if value and not 1e-30 <= value <= 1e30:  # float32, which it will meet, goes little further
-        raise ValueError(f"{name}: got {value!r:.80}; expected a finite {wanted}, 1e-30 to 1e30")
-    return value
-
-
-def _need(raw: Mapping[str, Any], key: str, where: str) -> Any:
-    if raw.get(key) is None:
-        raise ValueError(f"{where + ': ' if where else ''}required key {key!r} is missing")
-    return raw[key]
-
-
-def _only(raw: Mapping[str, Any], where: str, **allowed: Sequence[Any]) -> None:
-    """Refuse a setting that changes the maths in a way that this network does not compute."""
-    for key, values in allowed.items():
-        if raw.get(key) not in values:
-            raise ValueError(
-                f"{_name(where, key)}: got {raw[key]!r}; only {values[0]!r} is supported"
-            )
-
-
-def _name(where: str, key: str) -> str:
-    """Of a key of the file, from its top down; the top itself is ""."""
-    return f"{where}.{key}" if where else key
-
-
-def _value(raw: Mapping[str, Any], key: str, default: Any) -> Any:
-    """null is as good as absent."""
-    return default if raw.get(key) is None else raw[key]
-
-
-def _object(raw: Mapping[str, Any], key: str, where: str) -> Mapping[str, Any]:
-    value = _need(raw, key, where)
-    if not isinstance(value, Mapping):
-        raise ValueError(f"{_name(where, key)}: got {value!r:.80}; an object is expected")
-    return value
-
-
-def _size(raw: Mapping[str, Any], key: str, where: str) -> int:
-    return whole(_name(where, key), _need(raw, key, where), low=1)
-
-
-def _number(raw: Mapping[str, Any], key: str, where: str, default: float | None = None) -> float:
-    """default None: there is none, and the key is required."""
-    value = _need(raw, key, where) if default is None else _value(raw, key, default)
-    return float(number(_name(where, key), value))
-
-
-def _id(raw: Mapping[str, Any], key: str, where: str) -> int | None:
-    value = raw.get(key)
-    return None if value is None else whole(_name(where, key), value, low=0)
-
-
-def _ids(name: str, value: object) -> tuple[int, ...]:
-    listed = value if isinstance(value, list | tuple) else (value,)
-    return tuple(whole(name, each, low=0) for each in listed)
-
-
 def _softcap(raw: Mapping[str, Any], where: str) -> float:
     key = "final_logit_softcapping"
     if key in raw and raw[key] is None:  # elsewhere null means no cap, which is not computed here
         raise ValueError(f"{where}.{key}: got null; a number above 0 is expected")
-    return _number(raw, key, where, 30.0)
+    return positive(raw, key, where, 30.0)
 
 
 def _factor(rope: RopeConfig) -> dict[str, float]:
@@ -499,7 +422,7 @@ def _factor(rope: RopeConfig) -> dict[str, float]:
 
 
 def _layer_types(raw: Mapping[str, Any], where: str) -> tuple[LayerType, ...]:
-    count = _size(raw, "num_hidden_layers", where)
+    count = size(raw, "num_hidden_layers", where)
     types = raw.get("layer_types") or [
         "full_attention" if (i + 1) % _FULL_EVERY == 0 else "sliding_attention"
         for i in range(count)
@@ -524,13 +447,13 @@ def _global_heads(
 ) -> tuple[int, int]:
     """(head dimension, key-value heads) of the full layers, from either spelling."""
     if raw.get("per_layer_config"):
-        overrides, where = _object(raw, "per_layer_config", where), f"{where}.per_layer_config"
+        overrides, where = section(raw, "per_layer_config", where), f"{where}.per_layer_config"
         full = [str(i) for i, kind in enumerate(layer_types) if kind == "full_attention"]
         entries = [
-            {**raw, **(_object(overrides, i, where) if i in overrides else {})} for i in full
+            {**raw, **(section(overrides, i, where) if i in overrides else {})} for i in full
         ]
         keys = ("head_dim", "num_key_value_heads")
-        found = {tuple(_size(entry, key, where) for key in keys) for entry in entries}
+        found = {tuple(size(entry, key, where) for key in keys) for entry in entries}
         if len(found) != 1:
             raise ValueError(
                 f"{where}: the full layers {', '.join(full)} must share one "
@@ -538,8 +461,8 @@ def _global_heads(
             )
         head_dim, kv_heads = found.pop()
         return head_dim, kv_heads
-    kv_heads = raw.get("num_global_key_value_heads") or _need(raw, "num_key_value_heads", where)
+    kv_heads = raw.get("num_global_key_value_heads") or required(raw, "num_key_value_heads", where)
     return (
-        _size(raw, "global_head_dim", where),
+        size(raw, "global_head_dim", where),
         whole(f"{where}.num_global_key_value_heads", kv_heads, low=1),
     )

@@ -19,12 +19,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from gesso.checkpoint.names import published_name
-from gesso.checkpoint.read import FLOATS, naming, require_finite
+from gesso.checkpoint.read import FLOATS, require_finite
 from gesso.checkpoint.shards import Stored, header, listed, open_weights
-from gesso.config import ModelConfig, number, read_json, whole
+from gesso.config import ModelConfig
 from gesso.files import replacing_in
 from gesso.model.lora import LoraConfig, adapted_weights, merge_change
 from gesso.model.network import Network
+from gesso.values import naming, number, read_json, whole
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -210,7 +211,7 @@ def _read_factors(file: Path, weights: Mapping[str, Tensor]) -> dict[str, Factor
     """By the weight that they change; of a file whose header is as it should be. All is checked
     before any is given."""
     with open_weights(file) as opened:
-        stored = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+        stored = {name: opened.get_tensor(name) for name in opened.offset_keys()}
     for name, tensor in stored.items():
         require_finite(tensor, where=f"{file}: {name}", mend="the adapter is damaged")
     return {

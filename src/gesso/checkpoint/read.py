@@ -7,8 +7,7 @@ that the file has in few bits stay so.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,8 +27,9 @@ from gesso.checkpoint.packed import (
 )
 from gesso.checkpoint.schemes import CONFIG_FILE, Quantization, read_quantization
 from gesso.checkpoint.shards import HEADER, Stored, inventory, listed, open_weights
-from gesso.config import GenerationConfig, ModelConfig, read_json
+from gesso.config import GenerationConfig, ModelConfig
 from gesso.model.network import Network
+from gesso.values import naming, read_json
 
 GENERATION_FILE = "generation_config.json"
 
@@ -86,15 +86,6 @@ def load_network(
     finish(network, contents.packed)
     assert not any(t.is_meta for t in network.state_dict().values()), "a tensor was left out"
     return network
-
-
-@contextmanager
-def naming(file: Path) -> Iterator[None]:
-    """Puts the file's name before the error of what is wrong with its contents."""
-    try:
-        yield
-    except ValueError as error:
-        raise ValueError(f"{file}: {error}") from None
 
 
 class Contents(NamedTuple):

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from gesso.checkpoint.layouts import CT_FP8, CT_INT4, CT_NVFP4, MODELOPT_NVFP4, Layout
 from gesso.checkpoint.names import module_pattern
-from gesso.config import read_json
+from gesso.values import read_json
 
 CONFIG_FILE = "config.json"
 MODELOPT_FILE = "hf_quant_config.json"

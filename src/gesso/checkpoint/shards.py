@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from gesso.config import read_json
+from gesso.values import read_json
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -102,7 +102,7 @@ def read_matrix(file: Path, name: str, number: int) -> Tensor:
 def header(file: Path) -> dict[str, Stored]:
     """Of every tensor in a safetensors file."""
     with open_weights(file) as weights:
-        slices = {name: weights.get_slice(name) for name in weights.keys()}  # noqa: SIM118
+        slices = {name: weights.get_slice(name) for name in weights.offset_keys()}
         return {
             name: Stored(file, part.get_dtype(), tuple(part.get_shape()))
             for name, part in slices.items()

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from gesso.config import GenerationConfig, ModelConfig, number, whole
+from gesso.config import GenerationConfig, ModelConfig
 from gesso.diffusion.loop import Policy
 from gesso.diffusion.rng import SEED_LIMIT
 from gesso.diffusion.sampler import EntropyBound
 from gesso.diffusion.schedule import LinearTemperature
 from gesso.diffusion.stopping import NeverEarly, StableAndConfident, Stopping
+from gesso.values import number, whole
 
 
 @dataclass(frozen=True, kw_only=True)

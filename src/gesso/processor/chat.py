@@ -19,9 +19,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gesso.config import read_json
 from gesso.processor.parse import without_reasoning
 from gesso.processor.shield import Shield
+from gesso.values import read_json
 
 if TYPE_CHECKING:
     import jinja2

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import tokenizers
 
-from gesso.config import read_json
 from gesso.processor.shield import MARK, Shield, require_encodable
+from gesso.values import read_json
 
 # Control tokens of this family are spelt with a bar. Some exports leave out their `special` flag;
 # a user must not be able to type them either way.
