@@ -51,7 +51,7 @@ def test_layer_kinds(raw_config: RawConfig) -> None:
 def test_a_config_does_not_change(raw_config: RawConfig) -> None:
     config = ModelConfig.parse(raw_config())
     with pytest.raises(FrozenInstanceError):
-        config.canvas_length = 9  # type: ignore[misc]
+        config.canvas_length = 9
 
 
 TOP = {

@@ -177,6 +177,16 @@ def test_a_run_without_a_folder_is_kept_by_its_recipe(
     assert run("train", f"{recipe}{name}", "--steps", 3).err == "resuming at step 2 of 3\n"
 
 
+def test_an_empty_name_is_no_folder(
+    run: Run, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a variable that was not set."""
+    monkeypatch.chdir(tmp_path)
+    code, _, err = run("train", recipe, "--out", "")
+    assert (code, "--out: got ''; give the name of a folder" in err) == (2, True)
+    assert [path.name for path in tmp_path.iterdir()] == ["kitchen"]
+
+
 def test_what_a_run_left_is_not_overwritten(run: Run, recipe: Path, tmp_path: Path) -> None:
     """Without its state, too, which takes the most room and is the first to be deleted."""
     out = tmp_path / "out"

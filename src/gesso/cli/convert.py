@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from gesso.cli.options import Commands, add_threads, set_threads
+from gesso.cli.options import Commands, add_threads, folder, set_threads
 
 
 def add(commands: Commands, *, parents: Sequence[argparse.ArgumentParser]) -> None:
@@ -20,7 +20,7 @@ def add(commands: Commands, *, parents: Sequence[argparse.ArgumentParser]) -> No
         "matrix at a time.",
     )
     parser.add_argument("source", metavar="SOURCE", help="a folder, a hub id, or an embedded one")
-    parser.add_argument("--out", required=True, metavar="FOLDER", help="where to")
+    parser.add_argument("--out", type=folder, required=True, metavar="FOLDER", help="where to")
     parser.add_argument(
         "--quantize",
         metavar="FORMAT",
@@ -43,8 +43,6 @@ def run(args: argparse.Namespace) -> int:
     from gesso.checkpoint import convert_checkpoint, resolve
     from gesso.terminal.progress import CountBar
 
-    if not args.out:  # a variable that was not set; as a path it would be the working directory
-        raise ValueError("--out: got ''; give the name of a folder")
     if not 1 <= args.shard_bytes < 1e18:
         raise ValueError(f"--shard-bytes: got {args.shard_bytes}; expected at least 1")
     set_threads(args)
@@ -52,14 +50,16 @@ def run(args: argparse.Namespace) -> int:
     with CountBar() as bar:
         convert_checkpoint(
             source,
-            Path(args.out),
+            args.out,
             quantize=args.quantize,
             max_shard_bytes=int(args.shard_bytes),
             on_piece=lambda done, total: bar.step("matrices", done, total),
         )
-    before, after = (_bytes(folder) for folder in (source, Path(args.out)))
+    before, after = (_bytes(folder) for folder in (source, args.out))
     if args.json:
-        report = dict(folder=args.out, quantize=args.quantize, bytes=after, source_bytes=before)
+        report = dict(
+            folder=str(args.out), quantize=args.quantize, bytes=after, source_bytes=before
+        )
         print(json.dumps(report, ensure_ascii=False))
     else:
         print(f"{args.out}: {after / 1e6:,.1f} MB, from {before / 1e6:,.1f} MB")

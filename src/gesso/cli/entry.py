@@ -88,6 +88,7 @@ def _run(words: Sequence[str]) -> int:
 def _prepare_streams() -> None:
     """One that the caller closed is empty, and no byte or letter that the locale lacks ends a
     command halfway: of stdin it is refused with the prompt, on stdout it is spelt."""
+    # Open to the end of the process, so that no file of ours takes the number of a closed stream.
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -65,6 +66,13 @@ def add_threads(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--threads", type=_thread_count, metavar="N", help="CPU threads; by default all"
     )
+
+
+def folder(text: str) -> Path:
+    """An empty name, as of a variable that was not set, is not the working directory."""
+    if not text:
+        raise argparse.ArgumentTypeError("got ''; give the name of a folder")
+    return Path(text)
 
 
 def _thread_count(text: str) -> int:

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from gesso.cli.options import Commands, add_threads, set_threads
+from gesso.cli.options import Commands, add_threads, folder, set_threads
 
 if TYPE_CHECKING:
     from gesso.training.config import TrainConfig
@@ -50,7 +50,7 @@ def add(commands: Commands, *, parents: Sequence[argparse.ArgumentParser]) -> No
     )
     parser.add_argument(
         "--out",
-        type=Path,
+        type=folder,
         metavar="DIR",
         help="the run's folder; without it runs/FILE, or runs/FILE-NAME, after the recipe",
     )
@@ -180,14 +180,14 @@ def _path_and_name(recipe: str) -> tuple[Path, str]:
 
 
 def _check_folder(args: argparse.Namespace) -> None:
-    holds_run = (args.out / "state.safetensors").exists()
-    left = [name for name in ("log.jsonl", "checkpoint", "adapter") if (args.out / name).exists()]
-    if args.fresh and (holds_run or left):
+    state = "state.safetensors"
+    left = (state, "log.jsonl", "checkpoint", "adapter")
+    if args.fresh and any((args.out / name).exists() for name in left):
         raise ValueError(
             f"{args.out}: holds a run, and --fresh overwrites nothing; "
             "give another folder, remove this one, or drop --fresh to continue it"
         )
-    if args.resume and not holds_run:
+    if args.resume and not (args.out / state).exists():
         raise ValueError(f"{args.out}: holds no run to resume; drop --resume to begin one")
 
 

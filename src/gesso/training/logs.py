@@ -29,24 +29,24 @@ def truncate_log(path: Path, steps: int) -> list[dict[str, Any]]:
     return kept
 
 
+def summary_writer() -> type[Any]:
+    """TensorBoard's. ValueError when it is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise ValueError(
+            "tensorboard: it is not installed; pip install gesso[tensorboard], or leave it out"
+        ) from None
+    writer: type[Any] = SummaryWriter
+    return writer
+
+
 class Board:
     """The same lines as curves for TensorBoard, an optional dependency."""
 
     def __init__(self, folder: Path, *, step: int) -> None:
         """Curves go on after `step`; what an earlier run drew beyond it is hidden."""
-        from torch.utils.tensorboard import SummaryWriter
-
-        self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
-
-    @staticmethod
-    def check() -> None:
-        """ValueError when TensorBoard is not installed."""
-        try:
-            import torch.utils.tensorboard  # noqa: F401
-        except ImportError:
-            raise ValueError(
-                "tensorboard: it is not installed; pip install gesso[tensorboard], or leave it out"
-            ) from None
+        self._writer = summary_writer()(str(folder / "tensorboard"), purge_step=step + 1)
 
     def add(self, line: Mapping[str, Any]) -> None:
         for name, value in line.items():

@@ -11,12 +11,13 @@ import torch
 from torch import nn
 
 from gesso.checkpoint import load_network, read_config, read_generation_config, resolve
+from gesso.checkpoint.schemes import read_quantization
 from gesso.config import GenerationConfig, ModelConfig
 from gesso.environment import fast_dtype, pick_device
 from gesso.model.init import new_network
 from gesso.model.lora import add_adapter
 from gesso.model.network import Network
-from gesso.model.quantize import SCHEMES, is_quantized, quantize_network
+from gesso.model.quantize import SCHEMES, quantize_network
 from gesso.training.config import TrainConfig
 
 
@@ -28,14 +29,14 @@ def start(config: TrainConfig) -> Network:
         return new_network(config.model, seed=config.seed).to(device=device, dtype=dtype)
     if config.model is not None:
         _check_shape(config.base, config.model)
-    network = load_network(resolve(config.base), dtype=dtype, device=device)
-    if config.model is not None:
-        network.config = replace(network.config, canvas_length=config.model.canvas_length)
-    if is_quantized(network) and config.lora is None:
+    if config.lora is None and base_in_few_bits(config):
         raise ValueError(
             f"base: the weights of {config.base} are in few bits, which are not trained; set lora "
             "to train an adapter on them, or begin from the wide checkpoint"
         )
+    network = load_network(resolve(config.base), dtype=dtype, device=device)
+    if config.model is not None:
+        network.config = replace(network.config, canvas_length=config.model.canvas_length)
     _prepare(network, config)
     return network
 
@@ -75,6 +76,13 @@ def shape_of(config: TrainConfig) -> ModelConfig:
         return config.model
     assert config.base is not None
     return read_config(resolve(config.base, weights=False))
+
+
+def base_in_few_bits(config: TrainConfig) -> bool:
+    """Whether the base's files say so."""
+    if config.base is None:
+        return False
+    return read_quantization(resolve(config.base, weights=False)) is not None
 
 
 def generation_of(config: TrainConfig) -> GenerationConfig:

@@ -22,12 +22,11 @@ from safetensors.torch import save_file
 from gesso.checkpoint import resolve, save_adapter, save_checkpoint
 from gesso.files import replacing
 from gesso.model.network import Network
-from gesso.model.quantize import is_quantized
 from gesso.processor import Processor
 from gesso.training.config import TrainConfig
 from gesso.training.data import Batch
 from gesso.training.judge import Judge
-from gesso.training.logs import Board, truncate_log
+from gesso.training.logs import Board, summary_writer, truncate_log
 from gesso.training.mixture import mix
 from gesso.training.objective import (
     Losses,
@@ -39,7 +38,7 @@ from gesso.training.objective import (
 from gesso.training.plot import plot_run
 from gesso.training.processes import Processes
 from gesso.training.sharding import Sharding
-from gesso.training.start import generation_of, hollow, shape_of, start
+from gesso.training.start import base_in_few_bits, generation_of, hollow, shape_of, start
 from gesso.training.weights import MasterWeights, learning_rate
 
 # What makes a run the run that it is, so that no other one goes on from its state. Where its data
@@ -70,7 +69,7 @@ class Trainer:
         self.processes = Processes.join()
         _check_processes(config, self.processes)
         if config.tensorboard:
-            Board.check()
+            summary_writer()
         self._processor_folder = resolve(config.processor, weights=False)
         self.processor = Processor.load(self._processor_folder)
         self._data, self.skipped = mix(config, self.processor, shape_of(config))
@@ -79,11 +78,6 @@ class Trainer:
         torch.manual_seed(config.seed)
         # From here on a mistake would cost the reading of the weights.
         self.network = start(config)
-        if is_quantized(self.network) and self.processes.size > 1:
-            raise ValueError(
-                "base: its weights are in few bits, which are not sharded over processes yet; "
-                "begin from the wide checkpoint, or use one process"
-            )
         self._hollow = hollow(self.network)
         self.network.checkpoint_activations = config.checkpoint_activations
         self._sharding = Sharding(
@@ -306,8 +300,8 @@ def _check_processes(config: TrainConfig, processes: Processes) -> None:
             "method: muon needs whole matrices, and several processes have pieces of them; "
             "choose adamw"
         )
-    if config.quantize is not None:
+    if config.quantize is not None or base_in_few_bits(config):
         raise ValueError(
-            "quantize: a base in few bits is not sharded over processes yet; "
-            "leave it out, or use one process"
+            "base: weights in few bits are not sharded over processes yet; "
+            "begin from wide ones and leave quantize out, or use one process"
         )
