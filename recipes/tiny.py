@@ -167,6 +167,11 @@ def hard() -> TrainConfig:
     )
 
 
+def again() -> TrainConfig:
+    """The seventh stage: the same from the mean, twice, each run with a seed of its own."""
+    return replace(hard(), base=checkpoint_of("tiny-mean"), steps=850, seed=12)
+
+
 def skills() -> TrainConfig:
     """From the fifth stage too, and not shipped, for it cost more than it gave: more skills.
 
