@@ -169,7 +169,7 @@ def hard() -> TrainConfig:
 
 def again() -> TrainConfig:
     """The seventh stage: the same from the mean, twice, each run with a seed of its own."""
-    return replace(hard(), base=checkpoint_of("tiny-mean"), steps=850, seed=12)
+    return replace(hard(), base=checkpoint_of("tiny-mean"), steps=1000, seed=12)
 
 
 def skills() -> TrainConfig:
