@@ -39,6 +39,13 @@ def test_optional_packages_are_left_alone(more: str) -> None:
         assert ours == {"gesso"}
 
 
+def test_loading_imports_no_compiler() -> None:
+    """torch's takes as long to import as all of torch, and drawing weights on the meta device does."""
+    _, modules = probe("gesso.load('tiny')")
+    assert "torch._dynamo" not in modules
+    assert "gesso.model.network" in modules
+
+
 def test_import_takes_no_time() -> None:
     """Added to torch's own; the minimum of several runs, for the machine may be busy."""
     for _ in range(5):

@@ -38,7 +38,10 @@ class Network(nn.Module):
         self.kv_cache_dtype: torch.dtype | None = None
         # What runs passes without gradients in the modules' place.
         self.compiled: CompiledPasses | None = None
-        self.embed = nn.Embedding(text.vocab_size, text.hidden_size)
+        # Empty, for what nn.Embedding draws would be drawn again, and on the meta device it imports
+        # a compiler, which takes longer than to load small weights.
+        table = torch.empty(text.vocab_size, text.hidden_size)
+        self.embed = nn.Embedding.from_pretrained(table, freeze=False)
         self.layers = nn.ModuleList(Layer(text, i) for i in range(text.num_layers))
         self.norm = RMSNorm(text.hidden_size, eps=text.rms_norm_eps)
         self.self_conditioning = SelfConditioning(text)
