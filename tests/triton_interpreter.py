@@ -1,5 +1,6 @@
-"""Triton's interpreter, mended where it does not compute what the hardware computes."""
+"""Triton's interpreter, mended where it does not compute what the hardware computes, or slowly."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -10,7 +11,8 @@ def mend() -> None:
     bfloat16's subnormals and a carry into e4m3's exponent, and computes with bfloat16 as if its
     bits were integers: after this it does none of these."""
     from triton import language as tl
-    from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
+    from triton.runtime import interpreter
+    from triton.runtime.interpreter import InterpretedFunction, InterpreterBuilder, TensorHandle
 
     cast, to_small, dot, binary = (
         InterpreterBuilder.cast_impl,
@@ -49,6 +51,26 @@ def mend() -> None:
         result = binary(self, *wide, op)
         return faithful_cast(self, result, tl.bfloat16) if result.dtype == tl.float32 else result
 
+    # It replaces the whole language by its own at every call of a function by a kernel, which took
+    # most of the time, and never puts it back. Once a launch is enough.
+    replace_language = interpreter._patch_lang
+    everything = SimpleNamespace(__globals__=dict(tl=tl, core=tl.core))
+
+    def call(self: Any, *args: Any, **keys: Any) -> Any:
+        return self.rewrite()(*args, **keys)
+
+    dtypes: dict[str, Any] = {}  # made anew at every operation, as a table of twenty
+    find_dtype = interpreter._get_np_dtype
+
+    def known_dtype(kind: Any) -> Any:
+        name = str(kind)
+        if name not in dtypes:
+            dtypes[name] = find_dtype(kind)
+        return dtypes[name]
+
+    interpreter._get_np_dtype = known_dtype
+    interpreter._patch_lang = lambda kernel: replace_language(everything)
+    InterpretedFunction.__call__ = call
     InterpreterBuilder.cast_impl = faithful_cast
     InterpreterBuilder.create_fp_to_fp = faithful_fp_to_fp
     InterpreterBuilder.create_dot = wide_dot

@@ -115,5 +115,5 @@ def test_prompts_are_encoded_by_kernels_too(
         return [hidden, *(t for i in range(len(network.layers)) for t in cache.layer(i))]
 
     for ours, plain in zip(encoded(True), encoded(False), strict=True):
-        # Two orders of the same float32 sums, through three layers.
+        # Two orders of the same float32 sums, through both layers.
         torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-5)
