@@ -118,8 +118,8 @@ def processor() -> Processor:
 
 @pytest.fixture
 def dg(make_network: Callable[..., Network], processor: Processor) -> DiffusionGemma:
-    """Canvas of 5, window of 6, context of 512, a layer of each kind: it writes nonsense, but by all
-    the rules."""
+    """Canvas of 5, window of 6, context of 512, a layer of each kind. It writes
+    nonsense, but by all the rules."""
     generation = GenerationConfig(max_denoising_steps=3, eos_token_ids=(1, 16))
     kinds = ["sliding_attention", "full_attention"]
     network = make_network(vocab_size=2560, vision=False, num_hidden_layers=2, layer_types=kinds)

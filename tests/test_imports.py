@@ -40,7 +40,7 @@ def test_optional_packages_are_left_alone(more: str) -> None:
 
 
 def test_loading_imports_no_compiler() -> None:
-    """torch's takes as long to import as all of torch, and drawing weights on the meta device does."""
+    """torch's takes as long as torch itself, and drawing weights on the meta device imports it."""
     _, modules = probe("gesso.load('tiny')")
     assert "torch._dynamo" not in modules
     assert "gesso.model.network" in modules

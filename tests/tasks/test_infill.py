@@ -24,7 +24,7 @@ from gesso.tasks.infill import (
 TASK = get_task("infill")
 
 
-def some(split: str, seed: int = 0, n: int = 150) -> list[Example]:
+def some(split: str, seed: int = 0, n: int = 60) -> list[Example]:
     return list(itertools.islice(TASK.examples(split=split, seed=seed), n))
 
 

@@ -28,7 +28,10 @@ ROWS = Rows(count=4, prompt=24, canvases=1)
 
 @pytest.fixture
 def config(raw_config: Callable[..., dict[str, Any]]) -> TrainConfig:
-    raw = raw_config(vision=False, vocab_size=512, hidden_size=64, sliding_window=16)
+    raw = raw_config(
+        vision=False, vocab_size=512, hidden_size=64, sliding_window=16, num_hidden_layers=2,
+        layer_types=["sliding_attention", "full_attention"],
+    )  # fmt: skip
     return TrainConfig(
         steps=10, batch_size=4, tasks={"brackets": 1.0}, processor=TINY,
         model=ModelConfig.parse(raw | {"canvas_length": 16}),
