@@ -117,3 +117,31 @@ def test_prompts_are_encoded_by_kernels_too(
     for ours, plain in zip(encoded(True), encoded(False), strict=True):
         # Two orders of the same float32 sums, through both layers.
         torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-5)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("columns", [3, 12])
+def test_a_commit_looks_by_kernels_too(
+    dg: DiffusionGemma, device: torch.device, monkeypatch: pytest.MonkeyPatch, columns: int
+) -> None:
+    """Below and above the window; against an encoding and a look of their own."""
+    network = dg.network.to(device)
+    ids = torch.arange(20, 30 + columns, device=device)[None]
+    prompt, finished, canvas = ids.split([columns, L, 5], dim=1)
+
+    def committed(kernels: bool) -> list[torch.Tensor]:
+        cache = network.new_cache(batch_size=1)
+        network.encode(prompt, cache=cache)
+        monkeypatch.setattr("gesso.kernels.choice.runs_kernels", lambda x: kernels)
+        hidden = network.commit(finished, canvas, cache=cache)
+        monkeypatch.undo()
+        return [hidden, *(t for i in range(len(network.layers)) for t in cache.layer(i))]
+
+    cache = network.new_cache(batch_size=1)
+    network.encode(prompt, cache=cache)
+    network.encode(finished, cache=cache)
+    apart = [network.denoise_hidden(canvas, cache=cache)]
+    apart += [t for i in range(len(network.layers)) for t in cache.layer(i)]
+    for ours in (committed(True), committed(False)):
+        for one, other in zip(ours, apart, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)

@@ -217,6 +217,29 @@ def test_cancelled_before_its_first_canvas(dg: DiffusionGemma, early: bool) -> N
     assert event.result.token_ids == ()
 
 
+def test_who_is_alone_is_encoded_with_the_next_canvas_s_first_step(
+    dg: DiffusionGemma, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And others are not; the events are those of the reference loop either way."""
+    commits: list[tuple[int, int]] = []
+    commit = dg.network.commit
+
+    def counted(ids: torch.Tensor, canvas: torch.Tensor, **keys: Any) -> torch.Tensor:
+        commits.append((ids.shape[1], canvas.shape[1]))
+        return commit(ids, canvas, **keys)
+
+    monkeypatch.setattr(dg.network, "commit", counted)
+    keys = dict(max_new_tokens=4 * L, ignore_stop_tokens=True, adaptive_stop=False)
+    one = Plan(words=[0, 1] * 5, arrives=0, gives_up=None, keys=keys)
+    assert together(Engine(dg), [one]) == [alone(dg, one)]
+    assert commits == [(L, L)] * 3
+    # A canvas of one step would be followed by itself, and nobody else would have a turn.
+    short = replace(one, keys=keys | dict(max_denoising_steps=1))
+    assert together(Engine(dg), [one, one]) == [alone(dg, one)] * 2
+    assert together(Engine(dg), [short]) == [alone(dg, short)]
+    assert len(commits) == 3
+
+
 def test_a_time_budget_is_filled_with_as_many_steps_as_fit(
     dg: DiffusionGemma, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -226,7 +249,7 @@ def test_a_time_budget_is_filled_with_as_many_steps_as_fit(
     clock = [0.0]
     monkeypatch.setattr("time.perf_counter", lambda: clock[0])
     heats, first = [], [60.0]
-    read, encode = NetworkDenoiser.read, dg.network.encode
+    read, encode, commit = NetworkDenoiser.read, dg.network.encode, dg.network.commit
 
     def slow(self: Any, tokens: Any, soft: Any, temperature: torch.Tensor) -> Any:
         clock[0] += first.pop() if first else 1.0
@@ -237,8 +260,13 @@ def test_a_time_budget_is_filled_with_as_many_steps_as_fit(
         clock[0] += 0.125
         return encode(*given, **keys)
 
+    def committed(*given: Any, **keys: Any) -> torch.Tensor:
+        clock[0] += 1.125
+        return commit(*given, **keys)
+
     monkeypatch.setattr(NetworkDenoiser, "read", slow)
     monkeypatch.setattr(dg.network, "encode", encoded)
+    monkeypatch.setattr(dg.network, "commit", committed)
     engine = Engine(dg)
     keys = dict(raw=True, ignore_stop_tokens=True, adaptive_stop=False, max_denoising_steps=20)
     engine.submit("<bos>a", max_new_tokens=2 * L, **(keys | dict(max_denoising_steps=3)))

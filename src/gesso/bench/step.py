@@ -43,8 +43,8 @@ _NAMED = 12
 @dataclass(frozen=True, kw_only=True)
 class Work:
     """rows: canvases of one step, each behind `context` random tokens. canvases: that every row
-    writes in a round, each of so many `steps` and, but for the last, a commit; prefill is left
-    out."""
+    writes in a round, each of so many `steps` and, but for the last, a commit, which the engine
+    joins with the next canvas's first step where there is one row; prefill is left out."""
 
     rows: int = 1
     context: int = 1024
@@ -83,26 +83,33 @@ def measure_step(
     stepper = make_stepper(network, work.rows)
     at_work = [_row(model, number, work) for number in range(work.rows)]
     prompts = [row.cache for row in at_work]
+    joins = work.rows == 1 and work.steps > 1 and network.compiled is None  # as the engine does
     passes: list[_Pass] = []
+    joined: list[_Pass] = []
     for done in range(work.rounds + 1):
-        found = _answer(network, stepper, at_work, prompts, work)
-        if done:  # the first compiles and records
-            passes.append(found)
+        for found, join in [(passes, False), (joined, True)][: 1 + joins]:
+            one = _answer(network, stepper, at_work, prompts, work, join=join)
+            if done:  # the first compiles and records
+                found.append(one)
         on_round(done, work.rounds)
     median = statistics.median(found.step for found in passes)
     floor = _floor(network, work.rows, work.context)
     tokens = work.rows * work.canvases * network.config.canvas_length
+    whole = joined or passes
     for row in at_work:
         stepper.begin(row)
     return {
         "bench": "step",
         **subject.about(network),
         **asdict(work),
-        "tokens_per_second": tokens / statistics.median(found.seconds for found in passes),
-        "tokens_per_second_all": [tokens / found.seconds for found in passes],
+        "tokens_per_second": tokens / statistics.median(found.seconds for found in whole),
+        "tokens_per_second_all": [tokens / found.seconds for found in whole],
+        "commits_joined": joins,
+        "tokens_per_second_apart": tokens / statistics.median(found.seconds for found in passes),
         "ms_per_step": median * 1e3,
         "ms_per_step_all": [found.step * 1e3 for found in passes],
-        "ms_per_commit": statistics.median(found.commit for found in passes) * 1e3,
+        "ms_per_commit": statistics.median(found.commit for found in whole) * 1e3,
+        "ms_per_commit_apart": statistics.median(found.commit for found in passes) * 1e3,
         **floor,
         "over_floor": median * 1e3 / floor["floor_ms"],
         "experts_touched": _experts_touched(network, at_work[0]),
@@ -146,7 +153,8 @@ def _row(model: DiffusionGemma, number: int, work: Work) -> Row:
 
 
 class _Pass(NamedTuple):
-    """Seconds: of a whole answer, of a step, of all rows' commits of one canvas."""
+    """Seconds: of a whole answer, of a step, of all rows' commits of one canvas, first steps that
+    are joined with them included."""
 
     seconds: float
     step: float
@@ -155,7 +163,13 @@ class _Pass(NamedTuple):
 
 @torch.inference_mode()
 def _answer(
-    network: Network, stepper: Stepper, rows: list[Row], prompts: list[KVCache], work: Work
+    network: Network,
+    stepper: Stepper,
+    rows: list[Row],
+    prompts: list[KVCache],
+    work: Work,
+    *,
+    join: bool,
 ) -> _Pass:
     """Every row's canvases, one after the other, from behind its prompt."""
     stepping = committing = 0.0
@@ -163,23 +177,27 @@ def _answer(
         whole = prompt.prefix(prompt.length)
         assert whole is not None
         row.cache, row.canvas = whole, 0
+        stepper.begin(row)
+    steps = 0
     for canvas in range(work.canvases):
-        for row in rows:
-            stepper.begin(row)
         started = _now(network)
-        for _ in range(work.steps):
+        for _ in range(work.steps - (join and canvas > 0)):
             drafts = [output.argmax for _, output in stepper.step(rows)]
+            steps += 1
         stepping += _now(network) - started
         if canvas + 1 == work.canvases:
             break
         started = _now(network)
         for row, draft in zip(rows, drafts, strict=True):
-            network.encode(draft, cache=row.cache)
             row.canvas += 1
+            if join:
+                drafts = [stepper.commit(row, draft).argmax]
+            else:
+                network.encode(draft, cache=row.cache)
+                stepper.begin(row)
         committing += _now(network) - started
     commits = max(1, work.canvases - 1)
-    step = stepping / work.canvases / work.steps
-    return _Pass(stepping + committing, step, committing / commits)
+    return _Pass(stepping + committing, stepping / steps, committing / commits)
 
 
 def _now(network: Network) -> float:

@@ -41,6 +41,18 @@ class _Outcome:
     entropy: Tensor
     accepted: Tensor
 
+    def row(self, place: int, *, step: int, finished: Tensor) -> StepOutput:
+        """One row's, as a batch of its own, to be kept."""
+        one = slice(place, place + 1)
+        return StepOutput(
+            rows=torch.zeros(1, dtype=torch.int64, device=finished.device),
+            step=step,
+            argmax=self.argmax[one].clone(),
+            entropy=self.entropy[one].clone(),
+            accepted=self.accepted[one].clone(),
+            finished=finished.clone(),
+        )
+
 
 class _Canvases:
     """The canvases of one length: a place for every slot, finished where there is none of it.
@@ -133,18 +145,16 @@ class DeviceSteps:
         before = canvases.state.step.tolist()
         outcome = self._run(canvases, padded)
         for at, row in zip(places, rows, strict=True):
-            one = slice(at, at + 1)
-            yield (
-                row,
-                StepOutput(
-                    rows=torch.zeros(1, dtype=torch.int64, device=self._seeds.device),
-                    step=before[at],
-                    argmax=outcome.argmax[one].clone(),
-                    entropy=outcome.entropy[one].clone(),
-                    accepted=outcome.accepted[one].clone(),
-                    finished=canvases.state.finished[one].clone(),
-                ),
-            )
+            finished = canvases.state.finished[at : at + 1]
+            yield row, outcome.row(at, step=before[at], finished=finished)
+
+    def commit(self, row: Row, tokens: Tensor) -> StepOutput:
+        hidden = self._network.commit(tokens, row.draws.initial(row.canvas), cache=row.cache)
+        self.begin(row)
+        canvases, at = self._canvases[row.request.canvas_length], self._slot_of(row)
+        one = slice(at, at + 1)
+        outcome = self._end(canvases, one, hidden.flatten(0, 1))
+        return outcome.row(0, step=0, finished=canvases.state.finished[one])
 
     def leave(self, row: Row) -> None:
         at = self._slot_of(row)
@@ -220,30 +230,34 @@ class DeviceSteps:
 
     def _step(self, canvases: _Canvases, rows: int) -> _Outcome:
         """The first so many slots, finished ones among them: those stay as they are."""
+        assert self._slots is not None
+        tokens, soft = canvases.state.tokens[:rows], canvases.soft[:rows]
+        return self._end(canvases, slice(rows), self._pass(tokens, soft, self._slots))
+
+    def _end(self, canvases: _Canvases, rows: slice, hidden: Tensor) -> _Outcome:
+        """What follows from the hidden states (b * L, M) of these slots."""
         network, length = self._network, canvases.length
         cap, weight = network.config.text.final_logit_softcapping, network.embed.weight.detach()
-        state = kernels.RowState(*(tensor[:rows] for tensor in canvases.state))
-        seeds, canvas = self._seeds[:rows], self._canvas[:rows]
-        assert self._slots is not None
-        hidden = self._pass(state.tokens, canvases.soft[:rows], self._slots)
+        state = kernels.RowState(*(tensor[rows] for tensor in canvases.state))
+        seeds, canvas = self._seeds[rows], self._canvas[rows]
         last = self._heat.shape[1] - 1
-        heat = self._heat[:rows].gather(1, state.step.clamp(max=last)[:, None])
+        heat = self._heat[rows].gather(1, state.step.clamp(max=last)[:, None])
         uniform = kernels.draw_uniforms(
             seeds, canvas, state.step, stream=Stream.SAMPLE, length=length
         )
         said = head(
             hidden, weight, cap=cap, uniform=uniform.flatten(),
-            temperature=heat.expand(rows, length).flatten().contiguous(),
+            temperature=heat.expand(-1, length).flatten().contiguous(),
         )  # fmt: skip
         soft = soft_embed(said.logits, said.log_sum, weight, scale=float(network.embed_scale))
-        canvases.soft[:rows] = soft.view(rows, length, -1)
-        argmax, entropy = said.argmax.view(rows, length), said.entropy.view(rows, length)
+        canvases.soft[rows] = soft.view(len(seeds), length, -1)
+        argmax, entropy = said.argmax.view(-1, length), said.entropy.view(-1, length)
         accepted = kernels.advance(
             state,
-            kernels.RowPolicy(*(tensor[:rows] for tensor in self._policy)),
+            kernels.RowPolicy(*(tensor[rows] for tensor in self._policy)),
             argmax=argmax,
             entropy=entropy,
-            sampled=said.sampled.view(rows, length),
+            sampled=said.sampled.view(-1, length),
             seeds=seeds,
             canvas=canvas,
             stream=Stream.RENOISE_TOKEN,

@@ -220,6 +220,10 @@ class Engine:
     def _encode(self, row: Row, ids: Sequence[int], *, mark: bool) -> None:
         network = self.model.network
         network.encode(torch.tensor([ids], device=network.device), cache=row.cache)
+        self._keep(row, ids, mark=mark)
+
+    def _keep(self, row: Row, ids: Sequence[int], *, mark: bool) -> None:
+        """What is encoded now, for others that begin likewise."""
         row.prefix.extend(ids, row.cache, mark=mark)
         self.prefixes.keep(row.prefix)
         self.prefixes.shrink(self._free)
@@ -249,12 +253,28 @@ class Engine:
             output = output._replace(finished=torch.ones_like(output.finished))
         events = list(step_events(output, [row.answer], canvas=row.canvas, cap=row.policy.steps))
         if isinstance(events[-1], Commit):
-            self._encode(row, output.argmax[0].tolist(), mark=False)
-            row.canvas += 1
-            self._begin(row)
+            events += self._commit(row, output)
         elif isinstance(events[-1], End):
             self._stepper.leave(row)
         return events
+
+    def _commit(self, row: Row, output: StepOutput) -> list[CanvasEvent]:
+        """The finished canvas becomes columns, and the next begins: in one pass with its first
+        step where the row is alone. Others would take that step together anyway, and wait longer
+        for the pass. Passes in C++ know no such one; and a canvas of one step is followed by
+        whoever waits.
+        """
+        ids = output.argmax[0].tolist()
+        row.canvas += 1
+        alone = len(self._rows) == 1 and self.model.network.compiled is None
+        if not alone or output.step == 0:
+            self._encode(row, ids, mark=False)
+            self._begin(row)
+            return []
+        row.policy = self._fitted(row)
+        first = self._stepper.commit(row, output.argmax)
+        self._keep(row, ids, mark=False)
+        return self._follow(row, first)
 
     def _fitted(self, row: Row) -> Policy:
         """The policy of the next canvas: with a time budget, of as many steps as there is time

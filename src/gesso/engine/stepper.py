@@ -11,12 +11,13 @@ from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import torch
+from torch import Tensor
 
 from gesso.cache import stack
 from gesso.diffusion.loop import CanvasState, Reading, StepOutput, advance, begin
 from gesso.diffusion.sampler import Belief
 from gesso.engine.row import Row
-from gesso.generation.denoiser import NetworkDenoiser
+from gesso.generation.denoiser import NetworkDenoiser, read_hidden
 from gesso.kernels import choice
 from gesso.model.network import Network
 
@@ -35,6 +36,11 @@ class Stepper(Protocol):
 
     def step(self, rows: Sequence[Row]) -> Iterator[tuple[Row, StepOutput]]:
         """One denoising step of each of these rows: what it gave, as a batch of one."""
+        ...
+
+    def commit(self, row: Row, tokens: Tensor) -> StepOutput:
+        """`begin` and the first step of the row's next canvas, of whose number and policy the row
+        tells already, in one pass with the encoding of its last one, tokens (1, L)."""
         ...
 
     def leave(self, row: Row) -> None:
@@ -65,14 +71,14 @@ class JoinedSteps:
         for group in _alike(rows):
             reading = self._read(group)
             for place, row in enumerate(group):
-                self._states[row.number], output = advance(
-                    self._states[row.number],
-                    _at(reading, place),
-                    row.draws,
-                    row.policy,
-                    canvas=row.canvas,
-                )
-                yield row, output
+                yield row, self._advance(row, _at(reading, place))
+
+    def commit(self, row: Row, tokens: Tensor) -> StepOutput:
+        network, policy = self._network, row.policy
+        hidden = network.commit(tokens, row.draws.initial(row.canvas), cache=row.cache)
+        self.begin(row)
+        heat = policy.temperature(0, policy.steps)
+        return self._advance(row, read_hidden(network, hidden, heat))
 
     def leave(self, row: Row) -> None:
         del self._states[row.number]
@@ -93,6 +99,12 @@ class JoinedSteps:
         # Compiled passes pack what they read, in float32: one that encodes, beside the others.
         packed = (joined or sum(own)) + max(own, default=0)
         return joined + packed * 4 // network.dtype.itemsize
+
+    def _advance(self, row: Row, reading: Reading) -> StepOutput:
+        self._states[row.number], output = advance(
+            self._states[row.number], reading, row.draws, row.policy, canvas=row.canvas
+        )
+        return output
 
     def _read(self, rows: Sequence[Row]) -> Reading:
         denoiser = self._denoiser(rows)

@@ -30,11 +30,10 @@ class NetworkDenoiser:
             heat = torch.as_tensor(temperature).flatten().expand(len(tokens))
             *belief, soft = network.compiled.look(tokens, self._packed, soft, heat)
             return Reading(Belief(*belief), soft)
-        logits = network.denoise(
+        hidden = network.denoise_hidden(
             tokens, cache=self._cache, soft=soft, positions=self._positions, starts=self._starts
         )
-        logits = logits / temperature  # (b, L, V)
-        return Reading(believe(logits), network.soft_embed(logits))
+        return read_hidden(network, hidden, temperature)
 
     def no_soft_embedding(self) -> Tensor:
         """Zeros (B, L, M): what the network takes None for."""
@@ -57,3 +56,9 @@ class NetworkDenoiser:
         """The columns stay as they are while this lives."""
         view = CacheView(self._cache, starts=self._starts)
         return PackedColumns(self._network, self._cache, self._positions, view=view)
+
+
+def read_hidden(network: Network, hidden: Tensor, temperature: float | Tensor) -> Reading:
+    """What a pass's hidden states (b, L, M) say; temperature as in `Denoiser.read`."""
+    logits = network.head(hidden) / temperature  # (b, L, V)
+    return Reading(believe(logits), network.soft_embed(logits))

@@ -1,4 +1,4 @@
-"""Who sees whom in a causal pass (model-spec §4)."""
+"""Who sees whom: new columns in a causal pass (model-spec §4), and a canvas behind them (§5)."""
 
 from __future__ import annotations
 
@@ -41,6 +41,19 @@ def causal_look(
         device=query.device,
     )
     return partial(attention, mask=mask, causal=mask is None)
+
+
+def look_from_canvas(
+    query: Tensor, keys: Tensor, values: Tensor, own_keys: Tensor, own_values: Tensor
+) -> Tensor:
+    """Attention of a canvas to all of these columns and to all of its own."""
+    if choice.runs_kernels(query):
+        from gesso.kernels.gpu.canvas_attention import canvas_attention
+
+        length = torch.full((len(query),), keys.shape[2], device=query.device)
+        return canvas_attention(query, keys, values, own_keys, own_values, length=length)
+    joined = (torch.cat(pair, 2) for pair in ((keys, own_keys), (values, own_values)))
+    return attention(query, *joined)
 
 
 def causal_mask(

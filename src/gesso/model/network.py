@@ -21,7 +21,7 @@ from gesso.kernels.rope import Rotation, inverse_frequencies, rotation
 from gesso.model.attention import Attend, Attended
 from gesso.model.compiled import CompiledPasses
 from gesso.model.layer import Layer
-from gesso.model.masks import Look, causal_look, image_blocks
+from gesso.model.masks import Look, causal_look, image_blocks, look_from_canvas
 from gesso.model.norm import RMSNorm
 from gesso.model.self_conditioning import SelfConditioning
 from gesso.model.vision import Projector, VisionTower
@@ -113,6 +113,55 @@ class Network(nn.Module):
         )
         writer.close()
         return x
+
+    def commit(self, ids: Tensor, canvas: Tensor, *, cache: KVCache) -> Tensor:
+        """`encode` of a finished canvas in one pass with the first look at the next one.
+
+        ids (1, n) int64 are appended to the cache; canvas (1, L) int64 stands behind them. Returns
+        the canvas's hidden states after the final norm, (1, L, M). A layer's weights are read
+        once for both.
+        """
+        count, window = ids.shape[1], self.config.text.sliding_window
+        writer = CacheWriter(cache, columns=count, mask=None)
+        looks: dict[bool, Look] = {}
+
+        def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Attended:
+            full = self.config.text.is_full(layer)
+            finished, begun = query[:, :, :count], query[:, :, count:]
+            if full not in looks:
+                looks[full] = causal_look(
+                    finished,
+                    columns=count,
+                    kept=cache.kept(layer),
+                    window=None if full else window,
+                    padding=None,
+                    blocks=None,
+                )
+            keys, values = writer.join(layer, key[:, :, :count], value[:, :, :count])
+            # The window is anchored at the canvas's start (trap 16).
+            seen = slice(0 if full else max(0, keys.shape[2] - (window - 1)), None)
+            outs = (
+                looks[full](finished, keys, values),
+                look_from_canvas(
+                    begun,
+                    keys[:, :, seen],
+                    values[:, :, seen],
+                    key[:, :, count:],
+                    value[:, :, count:],
+                ),
+            )
+            return Attended(torch.cat(outs, 1), keys, values)
+
+        def scalar(layer: Layer) -> Tensor:
+            both = (layer.encode_scalar.expand(count), layer.denoise_scalar.expand(length))
+            return torch.cat(both)[:, None]
+
+        begun = self.self_conditioning(self.embed_tokens(canvas), None)
+        x, length = torch.cat((self.embed_tokens(ids), begun), 1), canvas.shape[1]
+        positions = self._columns(cache, count + length)
+        x = self._stack(x, positions, attend, scalar=scalar, keep=writer.keep)
+        writer.close()
+        return x[:, count:]
 
     def denoise(
         self,

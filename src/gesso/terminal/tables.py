@@ -92,10 +92,15 @@ def _print_step(report: Mapping[str, Any]) -> None:
         f"floor       {report['floor_ms']:,.2f} ms: {report['bytes'] / 1e9:,.2f} GB at "
         f"{report['bytes_per_second'] / 1e9:,.0f} GB/s; {report['over_floor']:.2f} times"
     )
-    print(f"a commit    {report['ms_per_commit']:,.2f} ms")
+    apart = report["ms_per_commit_apart"]
+    if report["commits_joined"]:
+        joined = report["ms_per_commit"]
+        print(f"a commit    {joined:,.2f} ms with the next first step; {apart:,.2f} ms by itself")
+    else:
+        print(f"a commit    {apart:,.2f} ms")
     print(
         f"tokens/s    {report['tokens_per_second']:,.0f}, {report['canvases']} canvases of "
-        f"{report['steps']} steps"
+        f"{report['steps']} steps; {report['tokens_per_second_apart']:,.0f} with commits apart"
     )
     print(f"experts     {report['experts_touched']:,.1f} of a layer's are asked\n")
     rows = [[name[:60], f"{ms:,.3f}"] for name, ms in report["breakdown"].items()]
