@@ -7,9 +7,13 @@
     gesso train recipes/tiny.py:sampled
     gesso train recipes/tiny.py:hard
     python recipes/average.py runs/tiny-sampled/checkpoint runs/tiny-hard/checkpoint \\
-        --out runs/tiny-mean
+        --out runs/tiny-mean/checkpoint
+    gesso train recipes/tiny.py:again
+    gesso train recipes/tiny.py:again --seed 13 --out runs/tiny-again-13
+    python recipes/average.py runs/tiny-again/checkpoint runs/tiny-again-13/checkpoint \\
+        runs/tiny-mean/checkpoint --out runs/tiny-last
 
-Six stages, each from the one before. docs/tiny.md says what each was worth, and why what `skills`
+Seven stages, each from the one before. docs/tiny.md says what each was worth, and why what `skills`
 and `pair` made of the fifth is not shipped.
 """
 
@@ -150,7 +154,7 @@ def hard() -> TrainConfig:
 
     Nine sentences of ten are, and teach little. Of three the one is taken of whose answer the
     causal pass knows least, for half as much time again. (The run was set to 1,150 steps until its
-    242nd.) What is shipped is the mean of the fifth stage and this one.
+    242nd.) The next stage begins at the mean of the fifth stage's weights and these.
     """
     before = sampled()
     return replace(
@@ -168,7 +172,8 @@ def hard() -> TrainConfig:
 
 
 def again() -> TrainConfig:
-    """The seventh stage: the same from the mean, twice, each run with a seed of its own."""
+    """The seventh stage: the same from the mean, twice, each run with a seed of its own. What is
+    shipped is the mean of both and of what they began with."""
     return replace(hard(), base=checkpoint_of("tiny-mean"), steps=1000, seed=12)
 
 
