@@ -1,9 +1,9 @@
 """The scheduler: which rows share the next forward.
 
-A step is: let in who fits; encode one chunk of a prompt; take one denoising step with every row
-that has a canvas; encode the canvases that were finished. Prompts take turns, a chunk each. A long
-one therefore delays others' drafts by one chunk a step, and others' prompts by one chunk for each
-of theirs: never by all of it.
+A step is: let in who fits; encode one chunk of a prompt, and the canvases that the last step
+finished; take one denoising step with every row that has a canvas. Prompts take turns, a chunk
+each. A long one therefore delays others' drafts by one chunk a step, and others' prompts by one
+chunk for each of theirs: never by all of it.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from statistics import median
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from gesso.diffusion.draws import SeededDraws
 from gesso.diffusion.loop import Policy, StepOutput
@@ -230,7 +231,7 @@ class Engine:
 
     def _begin(self, row: Row) -> None:
         """The row's next canvas."""
-        row.policy = self._fitted(row)
+        row.policy, row.finished = self._fitted(row), None
         self._stepper.begin(row)
         row.begun = True
 
@@ -238,6 +239,16 @@ class Engine:
 
     def _denoise(self, rows: Sequence[Row]) -> list[CanvasEvent]:
         """One step of all these rows, and what follows for each."""
+        if len(self._rows) == 1 and self.model.network.compiled is None:
+            # In one pass with the canvas before. Others would share this step anyway, and wait
+            # longer for the pass; and the passes in C++ know none that does both.
+            [row] = rows
+            if row.finished is not None:
+                return self._follow(row, self._commit(row, row.finished))
+        for row in rows:
+            if row.finished is not None:
+                self._encode(row, row.finished[0].tolist(), mark=False)
+                self._begin(row)
         events: list[CanvasEvent] = []
         started = time.perf_counter()
         outputs = list(self._stepper.step(rows))
@@ -248,33 +259,23 @@ class Engine:
             events += self._follow(row, output)
         return events
 
+    def _commit(self, row: Row, finished: Tensor) -> StepOutput:
+        """The row's canvas becomes columns, and the next begins and takes its first step."""
+        row.policy, row.finished = self._fitted(row), None
+        first = self._stepper.commit(row, finished)
+        self._keep(row, finished[0].tolist(), mark=False)
+        return first
+
     def _follow(self, row: Row, output: StepOutput) -> list[CanvasEvent]:
         if row.answer.interrupted():
             output = output._replace(finished=torch.ones_like(output.finished))
         events = list(step_events(output, [row.answer], canvas=row.canvas, cap=row.policy.steps))
         if isinstance(events[-1], Commit):
-            events += self._commit(row, output)
+            row.finished = output.argmax
+            row.canvas += 1
         elif isinstance(events[-1], End):
             self._stepper.leave(row)
         return events
-
-    def _commit(self, row: Row, output: StepOutput) -> list[CanvasEvent]:
-        """The finished canvas becomes columns, and the next begins: in one pass with its first
-        step where the row is alone. Others would take that step together anyway, and wait longer
-        for the pass. Passes in C++ know no such one; and a canvas of one step is followed by
-        whoever waits.
-        """
-        ids = output.argmax[0].tolist()
-        row.canvas += 1
-        alone = len(self._rows) == 1 and self.model.network.compiled is None
-        if not alone or output.step == 0:
-            self._encode(row, ids, mark=False)
-            self._begin(row)
-            return []
-        row.policy = self._fitted(row)
-        first = self._stepper.commit(row, output.argmax)
-        self._keep(row, ids, mark=False)
-        return self._follow(row, first)
 
     def _fitted(self, row: Row) -> Policy:
         """The policy of the next canvas: with a time budget, of as many steps as there is time

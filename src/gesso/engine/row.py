@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from torch import Tensor
+
 from gesso.cache import KVCache
 from gesso.diffusion.draws import Draws
 from gesso.diffusion.loop import Policy
@@ -15,7 +17,8 @@ from gesso.generation.request import Request
 @dataclass(kw_only=True)
 class Row:
     """begun: whether its prompt is encoded, and a canvas at work. policy: of that canvas.
-    prefix: what is kept of its columns for others. columns: the most it can come to."""
+    prefix: what is kept of its columns for others. columns: the most it can come to. finished:
+    the canvas before, (1, L), while it is still to be encoded."""
 
     number: int
     request: Request
@@ -27,6 +30,7 @@ class Row:
     prefix: Prefix = field(default_factory=Prefix)
     canvas: int = 0
     begun: bool = False
+    finished: Tensor | None = None
 
     @property
     def pending(self) -> tuple[int, ...]:

@@ -17,7 +17,7 @@ from gesso.cache import stack
 from gesso.diffusion.loop import CanvasState, Reading, StepOutput, advance, begin
 from gesso.diffusion.sampler import Belief
 from gesso.engine.row import Row
-from gesso.generation.denoiser import NetworkDenoiser, read_hidden
+from gesso.generation.denoiser import NetworkDenoiser, read_logits
 from gesso.kernels import choice
 from gesso.model.network import Network
 
@@ -78,7 +78,7 @@ class JoinedSteps:
         hidden = network.commit(tokens, row.draws.initial(row.canvas), cache=row.cache)
         self.begin(row)
         heat = policy.temperature(0, policy.steps)
-        return self._advance(row, read_hidden(network, hidden, heat))
+        return self._advance(row, read_logits(network, network.head(hidden), heat))
 
     def leave(self, row: Row) -> None:
         del self._states[row.number]

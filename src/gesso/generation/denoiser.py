@@ -30,10 +30,10 @@ class NetworkDenoiser:
             heat = torch.as_tensor(temperature).flatten().expand(len(tokens))
             *belief, soft = network.compiled.look(tokens, self._packed, soft, heat)
             return Reading(Belief(*belief), soft)
-        hidden = network.denoise_hidden(
+        logits = network.denoise(
             tokens, cache=self._cache, soft=soft, positions=self._positions, starts=self._starts
         )
-        return read_hidden(network, hidden, temperature)
+        return read_logits(network, logits, temperature)
 
     def no_soft_embedding(self) -> Tensor:
         """Zeros (B, L, M): what the network takes None for."""
@@ -58,7 +58,7 @@ class NetworkDenoiser:
         return PackedColumns(self._network, self._cache, self._positions, view=view)
 
 
-def read_hidden(network: Network, hidden: Tensor, temperature: float | Tensor) -> Reading:
-    """What a pass's hidden states (b, L, M) say; temperature as in `Denoiser.read`."""
-    logits = network.head(hidden) / temperature  # (b, L, V)
+def read_logits(network: Network, logits: Tensor, temperature: float | Tensor) -> Reading:
+    """What a look's logits (b, L, V) say; temperature as in `Denoiser.read`."""
+    logits = logits / temperature
     return Reading(believe(logits), network.soft_embed(logits))
