@@ -14,7 +14,7 @@ from gesso.config import GenerationConfig, ModelConfig
 from gesso.generation.model import DiffusionGemma
 from gesso.model.network import Network
 from gesso.processor import Processor
-from tests.triton_interpreter import mend
+from tests.triton_interpreter import hasten, mend
 
 # Test processes share the cores, and so do what they start: threads that wait for one another would
 # spend the time spinning.
@@ -108,6 +108,7 @@ def device() -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda")
     mend()
+    hasten()
     return torch.device("cpu")
 
 

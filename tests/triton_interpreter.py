@@ -11,8 +11,7 @@ def mend() -> None:
     bfloat16's subnormals and a carry into e4m3's exponent, and computes with bfloat16 as if its
     bits were integers: after this it does none of these."""
     from triton import language as tl
-    from triton.runtime import interpreter
-    from triton.runtime.interpreter import InterpretedFunction, InterpreterBuilder, TensorHandle
+    from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
     cast, to_small, dot, binary = (
         InterpreterBuilder.cast_impl,
@@ -51,16 +50,25 @@ def mend() -> None:
         result = binary(self, *wide, op)
         return faithful_cast(self, result, tl.bfloat16) if result.dtype == tl.float32 else result
 
-    # It replaces the whole language by its own at every call of a function by a kernel, which took
-    # most of the time, and never puts it back. Once a launch is enough.
-    replace_language = interpreter._patch_lang
+    InterpreterBuilder.cast_impl = faithful_cast
+    InterpreterBuilder.create_fp_to_fp = faithful_fp_to_fp
+    InterpreterBuilder.create_dot = wide_dot
+    InterpreterBuilder.binary_op = wide_binary
+
+
+def hasten() -> None:
+    """It replaces the whole language by its own at every call of a function by a kernel, and never
+    puts it back, and makes a table of twenty dtypes at every operation: a third of its time. Once
+    a launch, and once a dtype, are enough."""
+    from triton import language as tl
+    from triton.runtime import interpreter
+
+    replace_language, find_dtype = interpreter._patch_lang, interpreter._get_np_dtype
     everything = SimpleNamespace(__globals__=dict(tl=tl, core=tl.core))
+    dtypes: dict[str, Any] = {}
 
     def call(self: Any, *args: Any, **keys: Any) -> Any:
         return self.rewrite()(*args, **keys)
-
-    dtypes: dict[str, Any] = {}  # made anew at every operation, as a table of twenty
-    find_dtype = interpreter._get_np_dtype
 
     def known_dtype(kind: Any) -> Any:
         name = str(kind)
@@ -68,10 +76,6 @@ def mend() -> None:
             dtypes[name] = find_dtype(kind)
         return dtypes[name]
 
-    interpreter._get_np_dtype = known_dtype
     interpreter._patch_lang = lambda kernel: replace_language(everything)
-    InterpretedFunction.__call__ = call
-    InterpreterBuilder.cast_impl = faithful_cast
-    InterpreterBuilder.create_fp_to_fp = faithful_fp_to_fp
-    InterpreterBuilder.create_dot = wide_dot
-    InterpreterBuilder.binary_op = wide_binary
+    interpreter.InterpretedFunction.__call__ = call
+    interpreter._get_np_dtype = known_dtype
