@@ -32,6 +32,24 @@ def test_rows_change_no_answer(run: Run) -> None:
     assert len(counted[0]["steps_histogram"]) > 1
 
 
+def test_a_file_of_ones_own_examples(run: Run, checkpoint: Path, tmp_path: Path) -> None:
+    file = tmp_path / "held.jsonl"
+    line = json.dumps({"prompt": "two plus two", "completion": "four"})
+    file.write_text(f"{line}\n{line}\n", encoding="utf-8")
+    words = ("--model", checkpoint, "--mode", "diffusion", "--json")
+    code, out, err = run("eval", file, *words)
+    assert (code, err) == (0, "")
+    report = json.loads(out)
+    assert report["task"] == str(file)
+    assert [(r["split"], r["n"], r["verdicts"]) for r in report["runs"]] == [
+        ("held", 2, {"exact": 0.0})
+    ]
+    file.write_text(f"{line}\n{{\n", encoding="utf-8")
+    code, out, err = run("eval", file, *words)
+    assert (code, out) == (2, "")
+    assert "1 bad lines; mend them: line 2: not JSON" in err
+
+
 def test_table_of_diffusion_alone(run: Run, checkpoint: Path) -> None:
     words = ("--n", 1, "--split", "names", "--mode", "diffusion")
     code, out, err = run("eval", "extract", "--model", checkpoint, *words)

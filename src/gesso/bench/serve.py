@@ -18,7 +18,7 @@ import torch
 from gesso.engine import Engine
 from gesso.environment import environment
 from gesso.generation.events import End, Result
-from gesso.generation.model import DiffusionGemma, load
+from gesso.generation.model import DiffusionGemma, Prompt, load
 from gesso.tasks import get_task
 
 _USERS = (1, 2, 4, 8, 16)
@@ -81,7 +81,7 @@ class _Pass(NamedTuple):
     seconds: float
 
 
-def _serve(model: DiffusionGemma, prompts: Sequence[str], users: int) -> _Pass:
+def _serve(model: DiffusionGemma, prompts: Sequence[Prompt], users: int) -> _Pass:
     engine = Engine(model, max_rows=users)
     waiting = list(prompts)[::-1]
     results: dict[int, Result] = {}

@@ -17,7 +17,9 @@ def add(commands: Commands, *, parents: Sequence[argparse.ArgumentParser]) -> No
         allow_abbrev=False,
         description="Measure a model on a task: accuracy beside its cost, in both modes.",
     )
-    parser.add_argument("task", metavar="TASK", help="extract, ...")
+    parser.add_argument(
+        "task", metavar="TASK", help="extract, ..., or a JSONL file of your own examples"
+    )
     add_model(parser)
     parser.add_argument("--n", type=int, default=500, metavar="N", help="examples a split (500)")
     parser.add_argument(

@@ -16,7 +16,7 @@ from typing import Any
 from gesso.engine import Engine
 from gesso.environment import environment
 from gesso.generation.events import Result
-from gesso.generation.model import DiffusionGemma, Mode
+from gesso.generation.model import DiffusionGemma, Mode, Prompt
 from gesso.tasks import Example, Task
 
 Watch = Callable[[str, str, int, int], None]
@@ -94,7 +94,7 @@ def _run(
 
 
 def _answers(
-    model: DiffusionGemma, prompts: Sequence[str], mode: Mode, rows: int
+    model: DiffusionGemma, prompts: Sequence[Prompt], mode: Mode, rows: int
 ) -> Iterator[tuple[int, Result]]:
     """(place, answer) in the order in which they come."""
     if mode == "diffusion":

@@ -1,11 +1,13 @@
-"""Tasks: sources of examples with a judge, found by name."""
+"""Tasks: sources of examples with a judge, found by name; a JSONL file is one too."""
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 from gesso.tasks.brackets import BracketsTask
 from gesso.tasks.countdown import CountdownTask
 from gesso.tasks.extract import ExtractTask
+from gesso.tasks.file import FileTask
 from gesso.tasks.infill import InfillTask
 from gesso.tasks.sudoku import SudokuTask
 from gesso.tasks.task import Example, Task
@@ -28,7 +30,10 @@ _TASKS: dict[str, Callable[[], Task]] = {
 
 
 def get_task(name: str) -> Task:
-    """The task of that name. ValueError: no such task."""
+    """The task of that name, or of a JSONL file. ValueError: no such task, or a bad file."""
+    if name.endswith(".jsonl"):
+        return FileTask(Path(name))
     if name not in _TASKS:
-        raise ValueError(f"unknown task {name!r}; known: {', '.join(sorted(_TASKS))}")
+        known = ", ".join(sorted(_TASKS))
+        raise ValueError(f"unknown task {name!r}; known: {known}, or a file of examples.jsonl")
     return _TASKS[name]()

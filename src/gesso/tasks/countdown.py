@@ -47,7 +47,7 @@ class CountdownTask:
 
     def verdict(self, example: Example, text: str) -> dict[str, float]:
         """exact: any right way to the target; same: the very lines of the example."""
-        numbers, target = read(example.prompt)
+        numbers, target = read(str(example.prompt))
         return {
             "exact": float(reaches(text, numbers, target)),
             "same": float(text.strip() == example.completion),

@@ -5,19 +5,19 @@ Training and evaluation read the same object, so what is taught is what is measu
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """One user turn and the answer wanted.
+    """A user's turn, or chat messages up to one, and the answer wanted.
 
     `info` carries what a verdict or a report needs beyond the text (the form's name, say).
     """
 
-    prompt: str
+    prompt: str | Sequence[Mapping[str, Any]]
     completion: str
     info: Mapping[str, Any] = field(default_factory=dict)
 
@@ -33,7 +33,10 @@ class Task(Protocol):
     splits: Mapping[str, str]
 
     def examples(self, *, split: str, seed: int) -> Iterator[Example]:
-        """An endless stream, the same for the same split and seed. ValueError: unknown split."""
+        """A stream, the same for the same split and seed; of "train" it has no end.
+
+        ValueError: unknown split.
+        """
         ...
 
     def verdict(self, example: Example, text: str) -> Mapping[str, float]:
