@@ -98,7 +98,7 @@ def test_prefix_is_optional_only_in_training(samples: dict[str, list[Example]]) 
 def test_there_are_many_forms(kind: str) -> None:
     everything = forms(kind)
     held = [form for form in everything if form.held]
-    assert len(everything) >= 350
+    assert len(everything) >= 1200
     assert len({form.id for form in everything}) == len(everything)
     assert 8 <= len(held) <= 0.25 * len(everything)
     assert len(distractors(kind)) >= 60

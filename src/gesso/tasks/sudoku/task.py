@@ -43,7 +43,7 @@ class SudokuTask:
     def verdict(self, example: Example, text: str) -> dict[str, float]:
         """exact: the solution; valid: any rightly filled grid; clues: none of them was changed;
         cells: the share of all cells that are right."""
-        wanted, puzzle = self._read(example.completion), self._read(example.prompt)
+        wanted, puzzle = self._read(example.completion), self._read(str(example.prompt))
         found = self._read(text)
         assert wanted is not None
         assert puzzle is not None
