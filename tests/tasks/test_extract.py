@@ -16,6 +16,7 @@ from gesso.tasks.extract.notation import Expander, Span, parse, rule_names
 from gesso.tasks.extract.schema import KEYS, serialise
 from gesso.tasks.extract.sentence import answer, capitalise, tidy
 from gesso.tasks.extract.task import LONGEST, PREFIX, mix
+from gesso.tasks.extract.things import groups, in_words, phrases
 from gesso.tasks.extract.values import Values
 from gesso.tasks.extract.verdict import judge
 
@@ -145,6 +146,32 @@ def test_no_held_out_name_is_ever_trained_on() -> None:
             words = value.replace("-", " ").replace("&", " ").replace(",", " ").split()
             assert value not in names, example
             assert not names.intersection(words), example
+
+
+def test_only_training_draws_from_the_wider_vocabulary(
+    samples: dict[str, list[Example]],
+) -> None:
+    core = {phrase.removeprefix("a ").removeprefix("an ") for phrase in phrases()}
+    for split, examples in samples.items():
+        objects = [json.loads(example.completion) for example in examples]
+        found = {o["what"][0].lower() + o["what"][1:] for o in objects if o.get("what")}
+        wider = len(found - core)
+        assert wider > 50 if split == "train" else wider == 0, split
+
+
+def test_the_wider_vocabulary_holds_the_core() -> None:
+    assert groups(wide=True)[: len(groups())] == groups()
+    assert all(group.adjectives and group.nouns for group in groups(wide=True))
+    assert set(phrases()) < set(phrases(wide=True))
+
+
+def test_numbers_in_words() -> None:
+    said = {n: in_words(n) for n in (1, 12, 13, 20, 35, 99, 300)}
+    assert said == {
+        1: "one", 12: "twelve", 13: "thirteen", 20: "twenty", 35: "thirty-five",
+        99: "ninety-nine", 300: "three hundred",
+    }  # fmt: skip
+    assert len({in_words(n) for n in range(1, 100)}) == 99
 
 
 def test_held_out_splits_use_no_training_name(samples: dict[str, list[Example]]) -> None:

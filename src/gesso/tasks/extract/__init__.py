@@ -27,7 +27,9 @@ the labelled spans of the finished text, so it is verbatim by construction.
 
 What is held out: names (15% of every lexicon pool) in the split "names", names and whole forms (15%
 of each kind) in the split "forms". Item and incident vocabulary, dates and the distractors' forms
-are shared by all splits: they are not what the splits measure.
+are shared by all splits: they are not what the splits measure. Half of training's sentences draw
+their values from a wider vocabulary (words/*_wide.txt, rarer spellings of dates and times): what
+people order, break and visit is not to be found in any list, so copying must not depend on one.
 """
 
 from gesso.tasks.extract.task import ExtractTask

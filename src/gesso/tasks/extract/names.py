@@ -15,6 +15,7 @@ TITLES, DOCTORS, PARTICLES = _WORDS["titles"], _WORDS["doctors"], _WORDS["partic
 CELTIC, TRADES, SUFFIXES = _WORDS["celtic"], _WORDS["trades"], _WORDS["suffixes"]
 # Syllables; an entry may be empty or stand there twice, to be drawn more often.
 ONSETS, VOWELS, CODAS = _WORDS["onsets"], _WORDS["vowels"], _WORDS["codas"]
+_MORE = table("names_wide")
 
 
 def invented(rng: Random, low: int = 2, high: int = 3) -> str:
@@ -27,11 +28,15 @@ def invented(rng: Random, low: int = 2, high: int = 3) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Names:
-    """Draws names from one side of the lexicon; `pseudo` is the chance that a name is invented."""
+    """Draws names from one side of the lexicon; `pseudo` is the chance that a name is invented.
+
+    wide: rarer titles among them, and firms named by common words.
+    """
 
     rng: Random
     pools: Lexicon
     pseudo: float
+    wide: bool = False
 
     def pick(self, pool: tuple[str, ...], *, syllables: int = 3) -> str:
         if self.pseudo and self.rng.random() < self.pseudo:
@@ -59,6 +64,9 @@ class Names:
 
     def full(self) -> str:
         """Given name and surname."""
+        if self.wide and self.rng.random() < 0.1:
+            joint = self.rng.choice(" -")
+            return f"{self.first()}{joint}{self.first()} {self.last()}"
         roll = self.rng.random()
         if roll < 0.05:
             return f"{self.first()} {self.rng.choice('ABCDEFGHJKLMNPRSTW')}. {self.last()}"
@@ -67,6 +75,12 @@ class Names:
     def titled(self) -> str:
         """Title and surname, at times with the given name."""
         name = self.full() if self.rng.random() < 0.2 else self.last()
+        if self.wide and self.rng.random() < 0.5:
+            name = self.rng.choice((name, self.first()))
+            title = self.rng.choice(_MORE["titles"])
+            while not self.allowed(title):
+                title = self.rng.choice(_MORE["titles"])
+            return f"{title} {name}"
         return f"{self.rng.choice(TITLES)} {name}"
 
     def doctor(self) -> str:
@@ -91,6 +105,8 @@ class Names:
     def firm(self) -> str:
         """A company, shop, school or practice."""
         rng = self.rng
+        if self.wide and rng.random() < 0.6:
+            return self.worded()
         roll = rng.random()
         if roll < 0.6:
             name = self.pick(self.pools.firms)
@@ -108,6 +124,26 @@ class Names:
         if roll < 0.91:
             return f"{self.first()}'s {rng.choice(TRADES)}"
         return f"{last} {rng.choice(SUFFIXES)}"
+
+    def worded(self) -> str:
+        """A firm, shop, school or club with common words for a name; none of a held-out name."""
+        rng = self.rng
+        while True:
+            first, second, trade = (rng.choice(_MORE[k]) for k in ("firsts", "seconds", "trades"))
+            own = rng.choice((self.pools.last, self.pools.cities, self.pools.streets))
+            shapes = (
+                f"{first} {second}", f"{first} {trade}", f"{first} {trade}", f"{second} {trade}",
+                f"{first} {second} {trade}", f"The {first} {second}", f"{first}{second.lower()}",
+                f"{rng.choice(own)} {trade}", f"{rng.choice(own)} {trade}", f"{first} & {second}",
+                *rng.sample(_MORE["bare"], 3),
+            )  # fmt: skip
+            name: str = rng.choice(shapes)
+            if self.allowed(name):
+                return name
+
+    def allowed(self, name: str) -> bool:
+        """Whether no word of it is a held-out name, where those are to be kept out."""
+        return not self.pools.forbidden.intersection(re.split(r"[ ,.&'-]+", name.lower()))
 
     def party(self) -> str:
         """Whoever orders or is met: mostly people."""

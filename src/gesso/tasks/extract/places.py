@@ -11,14 +11,19 @@ from gesso.tasks.extract.when import When as Phrase
 
 _WORDS = table("places")
 ROOMS, SPOTS, ROADS, VENUES = (_WORDS[key] for key in ("rooms", "spots", "roads", "venues"))
+_MORE = table("places_wide")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Places:
-    """Draws places from one side of the lexicon."""
+    """Draws places from one side of the lexicon.
+
+    wide: more kinds of them, and places in places.
+    """
 
     rng: Random
     names: Names
+    wide: bool = False
 
     def _numbered(self, pool: tuple[str, ...]) -> str:
         number = self.rng.choice((str(self.rng.randint(1, 20)), str(self.rng.randint(100, 420))))
@@ -58,11 +63,38 @@ class Places:
         rng = self.rng
         name = rng.choice((self.names.last, self.city, self.street))()
         kind = rng.choice(VENUES)
+        if self.wide and rng.random() < 0.5:
+            return rng.choice((self.names.worded(), f"{name} {rng.choice(_MORE['venues'])}"))
         shapes = (f"{name} {kind}", f"the {name} {kind}", f"{kind} {name}", f"{name} {kind}")
         return rng.choice(shapes)
 
+    def _wider(self) -> Phrase:
+        rng = self.rng
+        kind, whole, part = (rng.choice(_MORE[key]) for key in ("kinds", "wholes", "parts"))
+        landmark = self._numbered(_MORE["landmarks"])
+        while not self.names.allowed(landmark):
+            landmark = self._numbered(_MORE["landmarks"])
+        named = rng.choice((landmark, self.venue(), kind))
+        roll = rng.random()
+        if roll < 0.24:
+            room = self._numbered(_MORE["rooms"])
+            return Phrase(f"{room} at {named}" if roll < 0.06 else room, "in")
+        if roll < 0.32:
+            return Phrase(self._numbered(_MORE["on"]), "on")
+        if roll < 0.5:
+            return Phrase(landmark if roll < 0.38 else self._numbered(_MORE["spots"]), "at")
+        shapes = (
+            f"{part} of {whole}", f"{part} of {self.address()}", f"{part} of {named}", named,
+            f"{kind} on {self.street()}", f"{kind} in {self.city()}", f"{named} in {self.city()}",
+            f"{named} on {self.street()}", f"{self.venue()}, {self.address()}",
+            f"the {self.city()} {rng.choice(('office', 'branch', 'site', 'depot'))}",
+        )  # fmt: skip
+        return Phrase(rng.choice(shapes), "at")
+
     def place(self) -> Phrase:
         """Where someone meets."""
+        if self.wide and self.rng.random() < 0.6:
+            return self._wider()
         roll = self.rng.random()
         if roll < 0.26:
             return Phrase(self._numbered(ROOMS), "in")
@@ -78,6 +110,8 @@ class Places:
 
     def scene(self) -> Phrase:
         """Where something happened."""
+        if self.wide and self.rng.random() < 0.6:
+            return self._wider()
         roll = self.rng.random()
         if roll < 0.14:
             shape = self.rng.choice(ROADS)
@@ -88,6 +122,8 @@ class Places:
 
     def destination(self) -> str:
         """Where goods go."""
+        if self.wide and self.rng.random() < 0.5:
+            return self._wider().text
         roll = self.rng.random()
         if roll < 0.6:
             return self.address()

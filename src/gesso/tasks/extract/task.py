@@ -33,6 +33,7 @@ class Mix:
     pseudo: float
     rough: float
     distracted: float = 0.28
+    wide: float = 0.0
 
 
 def mix(split: str) -> Mix:
@@ -45,6 +46,7 @@ def mix(split: str) -> Mix:
         prefixed=0.7 if train else 1.0,
         pseudo=0.15 if train else 0.0,
         rough=0.16 if train else 0.0,
+        wide=0.5 if train else 0.0,
     )
 
 
@@ -74,7 +76,9 @@ class ExtractTask:
             form = rng.choice(mix.forms[kind])
             # Invented words come together: a text full of the unknown is one kind of text.
             pseudo = 0.7 if rng.random() < mix.pseudo else 0.0
-            spans = sentence(form, Values(kind=kind, rng=rng, pools=mix.pools, pseudo=pseudo), mix)
+            wide = mix.wide > 0 and rng.random() < mix.wide
+            values = Values(kind=kind, rng=rng, pools=mix.pools, pseudo=pseudo, wide=wide)
+            spans = sentence(form, values, mix)
             obj = answer(kind, spans)
             completion = serialise(obj)
             empty = not any(obj[key] for key in KEYS[kind])

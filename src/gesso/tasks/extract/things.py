@@ -12,6 +12,7 @@ from gesso.tasks.extract.names import invented
 
 _WORDS = table("quantities")
 NUMBERS, TWOS = _WORDS["numbers"], _WORDS["twos"]
+TEENS, TENS = _WORDS["teens"], _WORDS["tens"]
 LARGER = {"fifteen": 15, "twenty": 20, "thirty": 30, "forty": 40, "fifty": 50, "a hundred": 100}
 DOZENS = {"a dozen": 12, "half a dozen": 6, "two dozen": 24, "three dozen": 36}
 # How the incidents of more than one thing begin.
@@ -36,27 +37,33 @@ class Amount(NamedTuple):
     item: str
 
 
+def _both(name: str, *, wide: bool) -> list[str]:
+    """The lines of a word file, and of its wider one."""
+    return lines("words", name) + (lines("words", f"{name}_wide") if wide else [])
+
+
 @cache
-def groups() -> tuple[Group, ...]:
+def groups(*, wide: bool = False) -> tuple[Group, ...]:
     """The vocabulary of items."""
     rows = [[tuple(filter(None, map(str.strip, cell.split(",")))) for cell in line.split("|")]
-            for line in lines("words", "items")]  # fmt: skip
+            for line in _both("items", wide=wide)]  # fmt: skip
     return tuple(Group(*row) for row in rows)
 
 
 @cache
-def phrases() -> tuple[str, ...]:
-    """Incidents: every fault with every thing it can befall, and the whole phrases."""
+def phrases(*, wide: bool = False) -> tuple[str, ...]:
+    """Incidents: every fault with every thing it can befall, and the whole phrases, which are
+    drawn as often."""
     made = []
-    for line in lines("words", "incidents"):
+    for line in _both("incidents", wide=wide):
         faults, things = (cell.split(",") for cell in line.split("|"))
         made += [
             f"{article(fault.strip())} {fault.strip()} {thing.strip()}"
             for fault in faults
             for thing in things
         ]
-    whole = lines("words", "incident_phrases")[0].split("|")
-    return tuple(made + whole * 4)
+    whole = [phrase for line in _both("incident_phrases", wide=wide) for phrase in line.split("|")]
+    return tuple(made + whole * (10 if wide else 4))
 
 
 def article(phrase: str) -> str:
@@ -68,6 +75,18 @@ def article(phrase: str) -> str:
     return "an" if vowel else "a"
 
 
+def in_words(n: int) -> str:
+    """A number from 1 to 99, or whole hundreds below a thousand, in words."""
+    if n >= 100:
+        return f"{NUMBERS[n // 100 - 1]} hundred"
+    if n <= len(NUMBERS):
+        return NUMBERS[n - 1]
+    if n < 20:
+        return TEENS[n - 13]
+    tens, ones = TENS[n // 10 - 2], n % 10
+    return f"{tens}-{NUMBERS[ones - 1]}" if ones else tens
+
+
 def plural(noun: str) -> str:
     """The plural of a noun written as the word files write it."""
     if "/" in noun:
@@ -77,15 +96,17 @@ def plural(noun: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Things:
-    """Draws items and incidents."""
+    """Draws items and incidents; wide: of a larger vocabulary, in more numerals."""
 
     rng: Random
     pseudo: float
+    wide: bool = False
 
     def _name(self, *, many: bool) -> tuple[str, bool]:
         """An item, and whether it is one thing of a unit ("boxes of nails")."""
         rng = self.rng
-        group = groups()[int(rng.random() * len(groups()))]
+        known = groups(wide=self.wide)
+        group = known[int(rng.random() * len(known))]
         noun = rng.choice(group.nouns)
         if self.pseudo and rng.random() < self.pseudo:
             noun = invented(rng)
@@ -117,6 +138,12 @@ class Things:
             )
             return Amount(word, 1, name)
         name, measured = self._name(many=True)
+        if self.wide and spelled and rng.random() < 0.2:
+            n = rng.choice((rng.randint(13, 99), rng.randint(2, 9) * 100))
+            return Amount(in_words(n), n, name)
+        if self.wide and rng.random() < 0.05:
+            n = rng.randint(1000, 9999)
+            return Amount(f"{n:,}", n, name)
         if not spelled or roll < 0.62:
             size = rng.choice((9, 9, 30, 150, 1200 if rng.random() < 0.1 else 60))
             n = rng.randint(2, size)
@@ -131,9 +158,12 @@ class Things:
 
     def incident(self, *, single: bool) -> tuple[str, str]:
         """An article ("" where it takes none) and what happened; `single`: not many of it."""
-        phrase = self.rng.choice(phrases())
-        while single and phrase.startswith(PLURAL):
-            phrase = self.rng.choice(phrases())
+        known = phrases(wide=self.wide)
+        phrase = self.rng.choice(known)
+        while single and (
+            phrase.startswith(PLURAL) or (self.wide and phrase[:2] not in ("a ", "an"))
+        ):
+            phrase = self.rng.choice(known)
         if self.pseudo and self.rng.random() < self.pseudo:
             fault = self.rng.choice(("broken", "stolen", "leaking", "jammed"))
             phrase = f"a {fault} {invented(self.rng)}"

@@ -15,6 +15,11 @@ from gesso.tasks.extract.when import Calendar, When
 
 # The label of values that belong to a distractor: they must not reach the answer.
 OTHER = "other"
+# What may stand before a place instead of its own preposition, in wide examples.
+NEAR = (
+    "outside", "near", "next to", "in front of", "behind", "opposite", "close to", "by", "beside",
+    "inside", "just outside", "across from", "right by", "around",
+)  # fmt: skip
 # Dates that no "by" or "for" can come before.
 ADVERBS = ("in ", "over ", "late", "earl")
 
@@ -27,15 +32,17 @@ class Values:
     rng: Random
     pools: Lexicon
     pseudo: float
+    wide: bool = False
     name: str | None = field(default=None, init=False)
     firm: str | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
-        self.names = Names(rng=self.rng, pools=self.pools, pseudo=self.pseudo)
-        self.places = Places(rng=self.rng, names=self.names)
-        self.reach = Reach(rng=self.rng, names=self.names)
-        self.calendar = Calendar(rng=self.rng)
-        self.things = Things(rng=self.rng, pseudo=self.pseudo)
+        rng, wide = self.rng, self.wide
+        self.names = Names(rng=rng, pools=self.pools, pseudo=self.pseudo, wide=wide)
+        self.places = Places(rng=rng, names=self.names, wide=wide)
+        self.reach = Reach(rng=rng, names=self.names)
+        self.calendar = Calendar(rng=rng, wide=wide)
+        self.things = Things(rng=rng, pseudo=self.pseudo, wide=wide)
 
     def __call__(self, slot: str, variant: str) -> list[Span]:
         """The spans of a slot: its value labelled, an article or preposition before it not."""
@@ -145,7 +152,10 @@ class Values:
     def _place(self, variant: str) -> list[Span]:
         scene = self.kind == "incident"
         place: When | tuple[str, str] = self.places.scene() if scene else self.places.place()
-        return self._led(place[1] if variant == "at" else "", place[0], "place")
+        lead = place[1] if variant == "at" else ""
+        if lead and self.wide and self.rng.random() < 0.25:
+            lead = self.rng.choice(NEAR)
+        return self._led(lead, place[0], "place")
 
     def _led(self, lead: str, text: str, label: str) -> list[Span]:
         return [Span(lead + " "), Span(text, label)] if lead else [Span(text, label)]

@@ -12,6 +12,7 @@ _WORDS = table("calendar")
 DAYS, MONTHS, PARTS, FEASTS = (_WORDS[key] for key in ("days", "months", "parts", "feasts"))
 FUTURE, PAST = _WORDS["future"], _WORDS["past"]
 HOURS, DAY_PARTS = _WORDS["hours"], _WORDS["day_parts"]
+_RARER = table("calendar_wide")
 
 
 class When(NamedTuple):
@@ -29,13 +30,19 @@ def ordinal(day: int) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Calendar:
-    """Draws dates and times; `past` chooses between what was and what is to come."""
+    """Draws dates and times; `past` chooses between what was and what is to come.
+
+    wide: rarer spellings among them.
+    """
 
     rng: Random
+    wide: bool = False
 
     def date(self, *, past: bool) -> When:
         """A day in words or digits."""
         rng = self.rng
+        if self.wide and rng.random() < 0.35:
+            return self._rarer_date(past=past)
         roll = rng.random()
         if roll < 0.24:
             return When(rng.choice(PAST if past else FUTURE), "")
@@ -46,6 +53,29 @@ class Calendar:
         if roll < 0.97:
             return When(self._digits(), "on")
         return When(rng.choice(FEASTS), "on")
+
+    def _rarer_date(self, *, past: bool) -> When:
+        rng, words = self.rng, _RARER
+        if rng.random() < 0.35:
+            return When(rng.choice(words["past" if past else "future"]), "")
+        day, month, n = rng.choice(DAYS), rng.choice(MONTHS), rng.randint(1, 28)
+        short, part, nth = rng.choice(words["days"]), rng.choice(PARTS), ordinal(n)
+        lead = "last" if past else rng.choice(("next", "this"))
+        edge = rng.choice(words["edges"])
+        shapes = (
+            (short, "on"), (f"{short} {part}", "on"), (f"{short} {nth}", "on"),
+            (f"{short} {n} {month[:3]}", "on"), (f"{lead} {day} {part}", ""),
+            (f"{lead} {short}", ""), (f"the {part} of {month} {n}", "on"),
+            (f"the {part} of the {nth}", "on"), (f"the {part} of {n} {month}", "on"),
+            (f"{month[:3]}. {n}", "on"), (f"{month} the {nth}", "on"), (f"{n}. {month}", "on"),
+            (f"the {rng.choice(words['ordinals'])} of {month}", "on"),
+            (f"the {rng.choice(words['ordinals'])}", "on"), (nth, "on"),
+            (f"{day} {n}/{rng.randint(1, 12)}", "on"), (f"{day} the {nth} of {month}", "on"),
+            (rng.choice(words["feasts"]), "on"), (rng.choice(words["feasts"]), "on"),
+            (f"{edge} of {month}", "at"), (f"mid-{month}", "in"), (f"early {month}", "in"),
+            (f"late {month}", "in"),
+        )  # fmt: skip
+        return When(*rng.choice(shapes))
 
     def _weekday(self, *, past: bool) -> When:
         rng, day = self.rng, self.rng.choice(DAYS)
@@ -95,6 +125,8 @@ class Calendar:
     def time(self, *, bare: bool) -> str:
         """A time of day; `bare` allows a mere number, which needs an "at" before it to be read."""
         rng = self.rng
+        if self.wide and rng.random() < 0.35:
+            return self._rarer_time()
         h, m = rng.randint(1, 12), rng.choice((0, 5, 10, 15, 15, 20, 30, 30, 40, 45, 50))
         word, half = rng.choice(HOURS), rng.choice(("am", "pm"))
         roll = rng.random()
@@ -117,3 +149,22 @@ class Calendar:
         if roll < 0.97:
             return f"{rng.choice((str(h), word))} o'clock"
         return f"{rng.choice((str(h), word))} {rng.choice(DAY_PARTS)}"
+
+    def _rarer_time(self) -> str:
+        rng, words = self.rng, _RARER
+        h, m, hour = rng.randint(1, 12), rng.choice((0, 5, 10, 15, 20, 30, 45)), rng.randint(0, 23)
+        word, minutes = rng.choice(HOURS), rng.choice(words["minutes"])
+        half, side = rng.choice("ap"), rng.choice(("past", "to"))
+        few = rng.choice(("five", "ten", "twenty", "twenty-five"))
+        big = half.upper() + "M"
+        shapes = (
+            f"{word} {minutes}", f"{word} {minutes}", f"{word} {minutes} {half}m", f"half {word}",
+            f"{hour:02}{m:02}", f"{hour:02}{m:02} hrs", f"{hour:02}:{m:02} hrs", f"{hour}h",
+            f"{h}:{m:02} {big}", f"{h}:{m:02}{big}", f"{h} {big}", f"{h}{big}", f"{hour}h{m:02}",
+            f"{h}.{m:02} {half}.m.", f"{h}:{m:02} {half}.m.", f"{rng.choice((5, 10))} {side} {h}",
+            f"half past {h}", f"quarter {side} {h}", f"quarter {side} {h}", f"a quarter {side} {h}",
+            f"{few} {side} {word}", f"{word} {half}m", f"{word} {half}.m.", f"{h} sharp",
+            f"{h}:{m:02} sharp", f"{h}ish", f"{h} {half}m sharp", f"{h} on the dot",
+            rng.choice(words["hours"]), rng.choice(words["hours"]),
+        )  # fmt: skip
+        return rng.choice(shapes)
