@@ -53,6 +53,19 @@ def test_the_released_shape_in_18_gigabytes() -> None:
     assert 2 * own + steps.held([columns]) < plan.room  # twice while a chunk is encoded
 
 
+def test_what_is_recorded_is_kept_beside_the_rest(dg: DiffusionGemma) -> None:
+    """A graph's pool is its own, so a step's tensors count twice, a prompt's once."""
+    with torch.device("meta"):
+        network = Network(dg.network.config)
+    here, elsewhere = (DeviceSteps(each, rows=4) for each in (dg.network, network))
+    for rows in (1, 4):
+        step = here.workspace(rows=rows, chunk=1)
+        assert elsewhere.workspace(rows=rows, chunk=1) == 2 * step
+        long = [steps.workspace(rows=rows, chunk=10**6) for steps in (here, elsewhere)]
+        assert long[0] > step
+        assert long[1] - long[0] == step
+
+
 def test_by_default_what_is_free(dg: DiffusionGemma, monkeypatch: pytest.MonkeyPatch) -> None:
     """Beside the weights, which are there."""
     monkeypatch.setattr("gesso.engine.memory._free_bytes", lambda device: 10**9)

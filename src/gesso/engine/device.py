@@ -22,6 +22,7 @@ from gesso.diffusion.stopping import NeverEarly, StableAndConfident
 from gesso.engine.canvas_pass import CanvasPass
 from gesso.engine.row import Row
 from gesso.engine.slots import Slots
+from gesso.engine.stepper import activations
 from gesso.kernels.gpu import step as kernels
 from gesso.kernels.gpu.head import head
 from gesso.kernels.gpu.soft_embed import SPANS, soft_embed
@@ -97,6 +98,7 @@ class DeviceSteps:
             return torch.zeros(rows, *shape, dtype=dtype, device=network.device)
 
         self._network = network
+        self._records = network.device.type != "cpu"
         self._pass = CanvasPass(network)
         self._rows = rows
         self._placed: list[Row | None] = [None] * rows  # by slot
@@ -165,7 +167,10 @@ class DeviceSteps:
         config = self._network.config
         tokens = rows * config.canvas_length
         logits = tokens * config.text.vocab_size * self._network.dtype.itemsize
-        return logits + SPANS * tokens * config.text.hidden_size * 4
+        ends = logits + SPANS * tokens * config.text.hidden_size * 4
+        # A recorded step keeps its tensors to itself, beside those of the first run and of prompts.
+        recorded = ends + activations(config, tokens) if self._records else 0
+        return recorded + ends + activations(config, max(tokens, chunk))
 
     def held(self, columns: Sequence[int]) -> int:
         """Bytes of the slots while requests of so many columns each are at work: never less than
@@ -203,7 +208,7 @@ class DeviceSteps:
             canvases.graphs = {}
 
     def _run(self, canvases: _Canvases, rows: int) -> _Outcome:
-        if self._seeds.device.type != "cuda":
+        if not self._records:
             return self._step(canvases, rows)
         if rows not in canvases.graphs:
             canvases.graphs[rows] = self._record(canvases, rows)

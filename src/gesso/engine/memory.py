@@ -19,8 +19,6 @@ from gesso.model.network import Network
 from gesso.model.quantize import stored_bytes
 
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
-# Activations of a token that a layer holds at once, in float32, as long as the widest of them.
-_ACTIVATIONS = 16
 # Of what is free on the device, the rest being for the allocator's gaps and for others.
 _SHARE = 0.9
 _MEMINFO = Path("/proc/meminfo")
@@ -57,8 +55,6 @@ def plan_memory(
     most of what is free now. ValueError when not even one request of one canvas would fit.
     """
     config = network.config
-    wide = max(config.text.intermediate_size, config.text.hidden_size)
-    activations = max(rows * config.canvas_length, chunk) * wide * 4 * _ACTIVATIONS
     # Windows are cut when a chunk's pass ends.
     kept_in = network.kv_cache_dtype or network.dtype
     uncut = cache_bytes(config.text, chunk, kept_in, trim=False)
@@ -67,7 +63,7 @@ def plan_memory(
     plan = MemoryPlan(
         limit=weights + free if limit is None else parse_bytes(limit),
         weights=weights,
-        step=stepper.workspace(rows=rows, chunk=chunk) + activations + uncut,
+        step=stepper.workspace(rows=rows, chunk=chunk) + uncut,
     )
     least = network.cache_bytes(config.canvas_length)
     if plan.room < least:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from gesso.cache import stack
+from gesso.config import ModelConfig
 from gesso.diffusion.loop import CanvasState, Reading, StepOutput, advance, begin
 from gesso.diffusion.sampler import Belief
 from gesso.engine.row import Row
@@ -27,6 +28,8 @@ _SPREAD = 2
 # Copies of a canvas's logits that a look at it holds at once: the logits, tempered,
 # log-probabilities, probabilities, and the terms of the entropy.
 _LOGITS = 5
+# Activations of a token that a layer holds at once, as long as the widest of them.
+_ACTIVATIONS = 16
 
 
 class Stepper(Protocol):
@@ -48,14 +51,20 @@ class Stepper(Protocol):
         ...
 
     def workspace(self, *, rows: int, chunk: int) -> int:
-        """Bytes of the large tensors that come and go: with a step of so many canvases, with a
-        chunk of a prompt."""
+        """Bytes of the tensors that come and go: with a step of so many canvases, with a chunk of
+        a prompt."""
         ...
 
     def held(self, columns: Sequence[int]) -> int:
         """The most bytes of keys and values kept beside the rows' own, for rows of so many
         columns each; without rows, what is kept all the same."""
         ...
+
+
+def activations(config: ModelConfig, tokens: int) -> int:
+    """Bytes that a pass over so many tokens holds at once, in float32."""
+    wide = max(config.text.intermediate_size, config.text.hidden_size)
+    return tokens * wide * 4 * _ACTIVATIONS
 
 
 class JoinedSteps:
@@ -88,7 +97,9 @@ class JoinedSteps:
         config, width = self._network.config, self._network.dtype.itemsize
         logits = rows * config.canvas_length * config.text.vocab_size
         # In float32, and for one chunk who may look at what.
-        return logits * (_LOGITS * 4 + width) + 4 * chunk * config.text.max_position_embeddings
+        looks = 4 * chunk * config.text.max_position_embeddings
+        passing = activations(config, max(rows * config.canvas_length, chunk))
+        return logits * (_LOGITS * 4 + width) + looks + passing
 
     def held(self, columns: Sequence[int]) -> int:
         # One alone is not copied; of several, the shortest in a group is padded by so much.
