@@ -130,7 +130,8 @@ def dg(make_network: Callable[..., Network], processor: Processor) -> DiffusionG
 @pytest.fixture
 def poisoned_memory() -> Iterator[None]:
     """torch.empty gives NaN."""
-    torch.use_deterministic_algorithms(True)
+    # Only warned about: on a GPU some references have no deterministic way.
+    torch.use_deterministic_algorithms(True, warn_only=True)
     try:
         assert torch.utils.deterministic.fill_uninitialized_memory
         assert torch.empty(64).isnan().all()

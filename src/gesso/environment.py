@@ -26,7 +26,8 @@ def environment() -> dict[str, Any]:
 
 
 def pick_device(name: str) -> torch.device:
-    """ "auto" takes a GPU when there is one. ValueError for a device that is not to be had."""
+    """ "auto" takes a GPU when there is one. One that is named by number becomes the current one,
+    where kernels are launched. ValueError for a device that is not to be had."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -34,6 +35,8 @@ def pick_device(name: str) -> torch.device:
         torch.empty(0, device=device).cpu()  # there, and with values
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device: got {name!r}, which is not to be had here ({error})") from None
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)
     return device
 
 

@@ -54,16 +54,17 @@ def test_the_released_shape_in_18_gigabytes() -> None:
 
 
 def test_what_is_recorded_is_kept_beside_the_rest(dg: DiffusionGemma) -> None:
-    """A graph's pool is its own, so a step's tensors count twice, a prompt's once."""
+    """A graph's tensors are its own: those of every number of rows count again, a prompt's not."""
     with torch.device("meta"):
         network = Network(dg.network.config)
     here, elsewhere = (DeviceSteps(each, rows=4) for each in (dg.network, network))
-    for rows in (1, 4):
-        step = here.workspace(rows=rows, chunk=1)
-        assert elsewhere.workspace(rows=rows, chunk=1) == 2 * step
+    one = here.workspace(rows=1, chunk=1)
+    for rows, recorded in ((1, 1), (3, 1 + 2 + 3), (4, 1 + 2 + 4)):
+        assert here.workspace(rows=rows, chunk=1) == rows * one
+        assert elsewhere.workspace(rows=rows, chunk=1) == (rows + recorded) * one
         long = [steps.workspace(rows=rows, chunk=10**6) for steps in (here, elsewhere)]
-        assert long[0] > step
-        assert long[1] - long[0] == step
+        assert long[0] > rows * one
+        assert long[1] - long[0] == recorded * one
 
 
 def test_by_default_what_is_free(dg: DiffusionGemma, monkeypatch: pytest.MonkeyPatch) -> None:

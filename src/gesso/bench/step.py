@@ -71,6 +71,7 @@ def bench_step(
     return measure_step(subject, subject.build(), work, on_round=on_round)
 
 
+@torch.inference_mode()
 def measure_step(
     subject: Subject,
     network: Network,

@@ -42,16 +42,20 @@ class _Outcome:
     entropy: Tensor
     accepted: Tensor
 
-    def row(self, place: int, *, step: int, finished: Tensor) -> StepOutput:
-        """One row's, as a batch of its own, to be kept."""
+    def clone(self) -> _Outcome:
+        """To be kept: the next step overwrites what a recorded one leaves."""
+        return _Outcome(self.argmax.clone(), self.entropy.clone(), self.accepted.clone())
+
+    def row(self, place: int, *, step: int, finished: bool) -> StepOutput:
+        """One row's, as a batch of its own. What the host asks of it lies on the host."""
         one = slice(place, place + 1)
         return StepOutput(
-            rows=torch.zeros(1, dtype=torch.int64, device=finished.device),
+            rows=torch.zeros(1, dtype=torch.int64),
             step=step,
-            argmax=self.argmax[one].clone(),
-            entropy=self.entropy[one].clone(),
-            accepted=self.accepted[one].clone(),
-            finished=finished.clone(),
+            argmax=self.argmax[one],
+            entropy=self.entropy[one],
+            accepted=self.accepted[one],
+            finished=torch.tensor([finished]),
         )
 
 
@@ -102,6 +106,7 @@ class DeviceSteps:
         self._pass = CanvasPass(network)
         self._rows = rows
         self._placed: list[Row | None] = [None] * rows  # by slot
+        self._taken = [0] * rows  # steps of the canvas at hand, by slot
         self._slots: Slots | None = None
         self._canvases: dict[int, _Canvases] = {}  # by length
         self._seeds, self._canvas = zeros(2), zeros()
@@ -112,9 +117,7 @@ class DeviceSteps:
         )  # fmt: skip
 
     def begin(self, row: Row) -> None:
-        if not any(other is row for other in self._placed):
-            self._placed[self._placed.index(None)] = row
-        at = self._slot_of(row)
+        at = self._place(row)
         self._make_room(row)
         assert self._slots is not None
         self._slots.put(at, row.cache)
@@ -128,6 +131,7 @@ class DeviceSteps:
         early = policy.stop if isinstance(policy.stop, StableAndConfident) else None
         self._policy.stability[at] = early.stability if early else 0
         self._policy.confidence[at] = early.confidence if early else 0.0
+        self._taken[at] = 0
         self._seeds[at] = split_seeds([row.request.parameters.seed], self._seeds.device)[0]
         self._canvas[at] = row.canvas
         canvases = self._canvases[row.request.canvas_length]
@@ -144,11 +148,11 @@ class DeviceSteps:
     ) -> Iterator[tuple[Row, StepOutput]]:
         places = [self._slot_of(row) for row in rows]
         padded = min(self._rows, 1 << max(places).bit_length())
-        before = canvases.state.step.tolist()
-        outcome = self._run(canvases, padded)
+        outcome = self._run(canvases, padded).clone()
+        finished = canvases.state.finished.tolist()  # the one question a step asks of the device
         for at, row in zip(places, rows, strict=True):
-            finished = canvases.state.finished[at : at + 1]
-            yield row, outcome.row(at, step=before[at], finished=finished)
+            yield row, outcome.row(at, step=self._taken[at], finished=finished[at])
+            self._taken[at] += 1
 
     def commit(self, row: Row, tokens: Tensor) -> StepOutput:
         hidden = self._network.commit(tokens, row.draws.initial(row.canvas), cache=row.cache)
@@ -156,7 +160,8 @@ class DeviceSteps:
         canvases, at = self._canvases[row.request.canvas_length], self._slot_of(row)
         one = slice(at, at + 1)
         outcome = self._end(canvases, one, hidden.flatten(0, 1))
-        return outcome.row(0, step=0, finished=canvases.state.finished[one])
+        self._taken[at] = 1
+        return outcome.row(0, step=0, finished=bool(canvases.state.finished[at]))
 
     def leave(self, row: Row) -> None:
         at = self._slot_of(row)
@@ -166,11 +171,17 @@ class DeviceSteps:
     def workspace(self, *, rows: int, chunk: int) -> int:
         config = self._network.config
         tokens = rows * config.canvas_length
-        logits = tokens * config.text.vocab_size * self._network.dtype.itemsize
-        ends = logits + SPANS * tokens * config.text.hidden_size * 4
-        # A recorded step keeps its tensors to itself, beside those of the first run and of prompts.
-        recorded = ends + activations(config, tokens) if self._records else 0
-        return recorded + ends + activations(config, max(tokens, chunk))
+        # Logits, and the parts of the soft embedding.
+        ends = config.text.vocab_size * self._network.dtype.itemsize
+        ends += SPANS * config.text.hidden_size * 4
+        work = tokens * ends + activations(config, max(tokens, chunk))
+        if not self._records:
+            return work
+        # Recorded steps keep their tensors to themselves, beside those of first runs and prompts,
+        # and what one number of rows has left is mostly too small for the next.
+        recorded = sum({min(rows, 1 << i) for i in range(rows.bit_length() + 1)})
+        recorded *= config.canvas_length
+        return work + recorded * ends + activations(config, recorded)
 
     def held(self, columns: Sequence[int]) -> int:
         """Bytes of the slots while requests of so many columns each are at work: never less than
@@ -178,6 +189,15 @@ class DeviceSteps:
         there = self._slots.columns if self._slots else 0
         longest = max([there, *map(_round_up, columns)])
         return self._rows * self._network.cache_bytes(longest)
+
+    def _place(self, row: Row) -> int:
+        """The lowest slot that is free or the row's own: a step takes all below the highest."""
+        placed = enumerate(self._placed)
+        lowest = next(i for i, other in placed if other is None or other is row)
+        if any(other is row for other in self._placed[lowest + 1 :]):
+            self.leave(row)
+        self._placed[lowest] = row
+        return lowest
 
     def _slot_of(self, row: Row) -> int:
         return next(i for i, other in enumerate(self._placed) if other is row)

@@ -86,7 +86,11 @@ class Prefix:
 
 
 class _Entry(NamedTuple):
+    """length: of the prefix when it was kept. keys: the beginnings that it is found by, whole ids
+    last."""
+
     nbytes: int
+    length: int
     keys: list[int]
 
 
@@ -102,21 +106,28 @@ class PrefixCache:
         return len(self._kept)
 
     def keep(self, prefix: Prefix) -> None:
-        """As the latest. Those that are a beginning of it are forgotten, but for their marks."""
-        self._forget(prefix)
-        for place, key in enumerate(prefix.keys, 1):
-            other = self._owners.get(key)
-            if other is not None and len(other.ids) == place and prefix.absorbs(other):
+        """As the latest. Those that are a beginning of it, as far as it is new, are forgotten, but
+        for their marks. What that costs goes by what is new."""
+        length = len(prefix.keys)
+        before = self._kept.pop(prefix, None) or _Entry(0, 0, [])
+        owned = before.keys
+        if before.length % _BLOCK and owned and owned[-1] == prefix.keys[before.length - 1]:
+            self._release(owned.pop(), prefix)
+        for place in range(before.length + 1, length + 1):
+            other = self._owners.get(prefix.keys[place - 1])
+            if other is None or other is prefix or len(other.ids) != place:
+                continue
+            if prefix.absorbs(other):
                 self._forget(other)
-        owned = []
-        for place in {*range(_BLOCK, len(prefix.keys), _BLOCK), len(prefix.keys)}:
+        first = before.length // _BLOCK * _BLOCK + _BLOCK
+        for place in (*range(first, length, _BLOCK), length):
             key = prefix.keys[place - 1]
             # What it took over stays the other's, whose marks it lacks.
             if place > prefix.taken or key not in self._owners:
                 self._owners[key] = prefix
                 owned.append(key)
-        self._kept[prefix] = _Entry(prefix.nbytes, owned)
-        self.nbytes += self._kept[prefix].nbytes
+        self._kept[prefix] = _Entry(prefix.nbytes, length, owned)
+        self.nbytes += self._kept[prefix].nbytes - before.nbytes
 
     def find(self, ids: Sequence[int]) -> Prefix:
         """The longest beginning of these ids that is known; without any an empty one."""
@@ -147,8 +158,11 @@ class PrefixCache:
             return
         self.nbytes -= entry.nbytes
         for key in entry.keys:
-            if self._owners.get(key) is prefix:
-                del self._owners[key]
+            self._release(key, prefix)
+
+    def _release(self, key: int, prefix: Prefix) -> None:
+        if self._owners.get(key) is prefix:
+            del self._owners[key]
 
 
 def _keys(ids: Sequence[int], *, after: int = 0) -> list[int]:

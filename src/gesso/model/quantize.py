@@ -45,11 +45,14 @@ def quantize_network(network: Network, scheme: Scheme) -> None:
     found = quantizable(network)
     for module in found.values():
         _check(module, scheme)
-    for name, module in found.items():
+    while found:
+        # Nothing here is to hold the wide weights of what is done.
+        name, module = found.popitem()
         if isinstance(module, Experts):
             network.set_submodule(name, QuantExperts(module, scheme.experts))
         else:
             network.set_submodule(name, QuantLinear(module.weight, scheme.linear))
+        del module
 
 
 def quantizable(network: Network) -> dict[str, Experts | nn.Linear]:

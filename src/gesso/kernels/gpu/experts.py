@@ -163,8 +163,9 @@ def _product(
 @triton.jit
 def combine_kernel(out, y, k, M: tl.constexpr, COLUMNS: tl.constexpr):
     """out[t] = the sum of y[t, 0], ..., y[t, k - 1], in this order and in float32."""
-    token = tl.program_id(1).to(tl.int64)
-    column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    # Tokens along the first axis: of the others a grid has no more than 65,535.
+    token = tl.program_id(0).to(tl.int64)
+    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     acc = tl.zeros((COLUMNS,), tl.float32)
     for j in range(k):
         acc += tl.load(y + (token * k + j) * M + column, mask=column < M, other=0.0).to(tl.float32)
@@ -204,7 +205,7 @@ def experts(
         y, h, order, starts, weight, *back[:3], width, inner, back.form, back.group, back.wholes,
         rows, step_columns(back.form), widest, **launch_options(back.form, widest),
     )  # fmt: skip
-    combine_kernel[triton.cdiv(width, 1024), tokens](out, y, k, width, 1024)
+    combine_kernel[tokens, triton.cdiv(width, 1024)](out, y, k, width, 1024)
     return out
 
 

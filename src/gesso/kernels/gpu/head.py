@@ -166,7 +166,8 @@ def _read_kernel(
     rounded_factor = tl.exp(tile_highest.to(dtype).to(tl.float32) - rounded_highest)
     rounded_share = tl.load(part + 3 * COUNT, mask=real, other=0.0) * rounded_factor
 
-    tl.store(argmax_ptr + row, argmax.to(tl.int64))
+    # A row of NaN has no highest: whatever comes of it, the ids stay ids.
+    tl.store(argmax_ptr + row, tl.minimum(argmax, IDS - 1).to(tl.int64))
     tl.store(log_sum_ptr + row, rounded_highest + tl.log(tl.sum(rounded_share, 0)))
     tl.store(entropy_ptr + row, tl.log(total) - drop / total)
 
@@ -187,7 +188,7 @@ def _read_kernel(
     z = _tempered(tl.sum(product, 1), tl.load(temperature_ptr + row), CAP)
     token_share = tl.exp(tl.where(token_real, z, _FLOOR) - highest)
     sampled = chosen * TILE_IDS + _first_past(token_share, target - earlier, TILE_IDS)
-    tl.store(sampled_ptr + row, sampled.to(tl.int64))
+    tl.store(sampled_ptr + row, tl.minimum(sampled, IDS - 1).to(tl.int64))
 
 
 def head(

@@ -135,8 +135,10 @@ def choose_tiles(rows: int, dim: int, dtype: torch.dtype) -> Tiles:
 
 
 def choose_splits(programs: int, columns: int) -> int:
-    """From the shapes of one batch row, so that batch mates do not change a row's bits."""
-    return max(1, min(_PROGRAMS // programs, columns // _SHARE_COLUMNS))
+    """From the shapes of one batch row, so that batch mates do not change a row's bits; a power of
+    two, for every number is a kernel of its own, to be compiled when it is first met."""
+    wanted = max(1, min(_PROGRAMS // programs, columns // _SHARE_COLUMNS))
+    return 1 << wanted.bit_length() - 1
 
 
 def new_parts(out: Tensor, splits: int, rows: int) -> Parts:
