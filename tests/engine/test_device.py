@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from gesso.engine import Engine
+from gesso.engine.canvas_pass import CanvasPass
 from gesso.engine.device import DeviceSteps
 from gesso.generation.model import DiffusionGemma
 from gesso.model.quantize import SCHEMES, quantize_network
@@ -57,6 +58,21 @@ def test_weights_in_few_bits(dg: DiffusionGemma, device: torch.device, scheme: s
     quantize_network(dg.network, SCHEMES[scheme])
     one = plan([0, 1], max_new_tokens=2, max_denoising_steps=2, ignore_stop_tokens=True)
     assert together(make_engine(dg, device, rows=1), [one]) == [alone(dg, one)]
+
+
+def test_a_mate_changes_no_bit(
+    dg: DiffusionGemma, device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In bfloat16: alone a finished canvas is encoded in one pass with the next one's first step,
+    and beside another row in one of its own."""
+    monkeypatch.setattr("gesso.kernels.choice.runs_kernels", lambda x: True)
+    dg.network.to(torch.bfloat16)
+    quantize_network(dg.network, SCHEMES["fp8"])
+    common = dict(max_denoising_steps=1, ignore_stop_tokens=True)
+    one = plan([0, 1], max_new_tokens=2 * L, seed=1, **common)
+    mate = plan([2], max_new_tokens=2 * L, seed=2, **common)
+    by_itself = together(make_engine(dg, device, rows=2), [one])
+    assert by_itself[0] == together(make_engine(dg, device, rows=2), [one, mate])[0]
 
 
 def test_keys_and_values_in_fp8(dg: DiffusionGemma, device: torch.device) -> None:
@@ -109,9 +125,9 @@ def test_prompts_are_encoded_by_kernels_too(
 
     def encoded(kernels: bool) -> list[torch.Tensor]:
         monkeypatch.setattr("gesso.kernels.choice.runs_kernels", lambda x: kernels)
-        cache = network.new_cache(batch_size=1)
-        network.encode(ids[:, :5], cache=cache)
-        hidden = network.encode(ids[:, 5:], cache=cache, images=soft)
+        cache, by = network.new_cache(batch_size=1), CanvasPass(network) if kernels else None
+        network.encode(ids[:, :5], cache=cache, by=by)
+        hidden = network.encode(ids[:, 5:], cache=cache, images=soft, by=by)
         return [hidden, *(t for i in range(len(network.layers)) for t in cache.layer(i))]
 
     for ours, plain in zip(encoded(True), encoded(False), strict=True):
@@ -133,7 +149,8 @@ def test_a_commit_looks_by_kernels_too(
         cache = network.new_cache(batch_size=1)
         network.encode(prompt, cache=cache)
         monkeypatch.setattr("gesso.kernels.choice.runs_kernels", lambda x: kernels)
-        hidden = network.commit(finished, canvas, cache=cache)
+        by = CanvasPass(network) if kernels else None
+        hidden = network.commit(finished, canvas, cache=cache, by=by)
         monkeypatch.undo()
         return [hidden, *(t for i in range(len(network.layers)) for t in cache.layer(i))]
 

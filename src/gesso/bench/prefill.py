@@ -17,6 +17,7 @@ from torch import Tensor
 from gesso.bench.step import wait
 from gesso.bench.subject import Subject
 from gesso.cache import KVCache
+from gesso.engine.stepper import make_stepper
 from gesso.environment import environment
 from gesso.model.network import Network
 
@@ -91,8 +92,9 @@ def _measure(network: Network, count: int, chunk: int, whole: int, rounds: int) 
 
 def _encode(network: Network, ids: Tensor, chunk: int) -> KVCache:
     cache = network.new_cache(batch_size=1)
+    stepper = make_stepper(network, 1)  # as the engine does
     for piece in ids.split(chunk, dim=1):
-        network.encode(piece, cache=cache)
+        stepper.encode(piece, cache)
     return cache
 
 

@@ -194,7 +194,7 @@ def _answer(
             if join:
                 drafts = [stepper.commit(row, draft).argmax]
             else:
-                network.encode(draft, cache=row.cache)
+                stepper.encode(draft, row.cache)
                 stepper.begin(row)
         committing += _now(network) - started
     commits = max(1, work.canvases - 1)

@@ -1,10 +1,12 @@
-"""`Network.denoise_hidden` by kernels, over slots instead of a cache.
+"""A network's layers by kernels, and by them a canvas's pass over slots instead of a cache.
 
-The same weights and the same mathematics; fewer launches, no mask, nothing concatenated, and no
-operator that waits for the device. Weights in few bits are read as they are stored.
+The same weights and the same mathematics; fewer launches, and no operator that waits for the
+device. Weights in few bits are read as they are stored.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +21,7 @@ from gesso.kernels.gpu.norm import enter_feed_forward, leave_feed_forward, rms_n
 from gesso.kernels.gpu.rope import turn_heads
 from gesso.kernels.gpu.router import route
 from gesso.kernels.rope import Rotation
-from gesso.model.attention import Attention
+from gesso.model.attention import Attend, Attended, Attention
 from gesso.model.layer import Layer
 from gesso.model.mlp import MLP
 from gesso.model.moe import Experts
@@ -35,28 +37,55 @@ class CanvasPass:
         self._eps = network.config.text.rms_norm_eps
 
     def __call__(self, tokens: Tensor, soft: Tensor, slots: Slots) -> Tensor:
-        """tokens (B, L) int64, soft (B, L, M), for the first B slots -> (B * L, M) hidden states
-        after the last norm."""
+        """`Network.denoise_hidden`: tokens (B, L) int64, soft (B, L, M), for the first B slots ->
+        (B * L, M) hidden states after the last norm."""
         network, (rows, length) = self._network, tokens.shape
         positions = slots.full[:rows, None] + torch.arange(length, device=tokens.device)
+
+        def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Attended:
+            kept, columns = slots.layer(layer, rows), slots.lengths(layer, rows)
+            return Attended(canvas_attention(query, *kept, key, value, length=columns), key, value)
+
+        x = self.condition(network.embed_tokens(tokens), soft)
+        hidden = self.stack(x, positions, attend, scalar=_denoise_scalar)
+        return hidden.flatten(0, 1)
+
+    def stack(
+        self,
+        x: Tensor,
+        positions: Tensor,
+        attend: Attend,
+        *,
+        scalar: Callable[[Layer], Tensor],
+        keep: Callable[[int, Tensor, Tensor], None] | None = None,
+    ) -> Tensor:
+        """As `gesso.model.network.Runner` says."""
+        network, shape = self._network, x.shape
         turns = network.rotations(positions, network.dtype)
-        x = self._condition(network.embed_tokens(tokens.flatten()), soft.flatten(0, 1))  # (T, M)
+        x = x.flatten(0, 1)  # (T, M)
         layers = [layer for layer in network.layers if isinstance(layer, Layer)]
         norms = [self._weight(layer.attention_norm) for layer in layers[1:]]
         norms.append(self._weight(network.norm))
         normed = self._norm(x, layers[0].attention_norm)
         for index, (layer, next_norm) in enumerate(zip(layers, norms, strict=True)):
             turn = turns[network.config.text.is_full(index)]
-            attended = self._attend(layer.attention, normed.view(rows, length, -1), turn, slots)
-            x, normed = self._feed_forward(layer, x, attended, next_norm)
-        return normed
+            seen = self._attend(layer.attention, normed.view(shape), turn, attend)
+            x, normed = self._feed_forward(layer, x, seen.out, next_norm, scalar(layer))
+            if keep is not None:
+                keep(index, seen.keys, seen.values)
+        return normed.view(shape)
 
-    def _condition(self, x: Tensor, soft: Tensor) -> Tensor:
-        part = self._network.self_conditioning
-        x = x + self._mlp(part.mlp, self._norm(soft, part.pre_norm))
-        return self._norm(x, part.post_norm)
+    def condition(self, x: Tensor, soft: Tensor | None) -> Tensor:
+        """As `gesso.model.network.Runner` says."""
+        part, shape = self._network.self_conditioning, x.shape
+        x = x.view(-1, shape[-1])
+        if soft is not None:
+            x = x + self._mlp(part.mlp, self._norm(soft.view(x.shape), part.pre_norm))
+        return self._norm(x, part.post_norm).view(shape)
 
-    def _attend(self, attention: Attention, x: Tensor, turn: Rotation, slots: Slots) -> Tensor:
+    def _attend(self, attention: Attention, x: Tensor, turn: Rotation, attend: Attend) -> Attended:
+        """x (B, n, M) -> out (T, M), and what was looked at."""
+
         def heads(module: nn.Module, count: int) -> Tensor:
             return _product(module, x).unflatten(-1, (count, attention.head_dim))
 
@@ -70,17 +99,11 @@ class CanvasPass:
             turn=turn,
             eps=self._eps,
         )
-        out = canvas_attention(
-            turned.query,
-            *slots.layer(attention.layer, len(x)),
-            turned.keys,
-            turned.values,
-            length=slots.lengths(attention.layer, len(x)),
-        )
-        return _product(attention.o, out.flatten(0, 1))
+        seen = attend(attention.layer, turned.query, turned.keys, turned.values)
+        return seen._replace(out=_product(attention.o, seen.out.flatten(0, 1)))
 
     def _feed_forward(
-        self, layer: Layer, x: Tensor, attended: Tensor, next_norm: Tensor
+        self, layer: Layer, x: Tensor, attended: Tensor, next_norm: Tensor, scalar: Tensor
     ) -> tuple[Tensor, Tensor]:
         """x (T, M) and what attention adds -> x after the layer, and the next norm of it."""
         inputs = enter_feed_forward(
@@ -102,7 +125,7 @@ class CanvasPass:
             post_mlp=self._weight(layer.post_mlp_norm),
             post_moe=self._weight(layer.post_moe_norm),
             post=self._weight(layer.post_norm),
-            scalar=layer.denoise_scalar,
+            scalar=scalar,
             next_norm=next_norm,
             eps=self._eps,
         )
@@ -120,6 +143,10 @@ class CanvasPass:
     def _weight(self, norm: nn.Module) -> Tensor:
         assert isinstance(norm.weight, Tensor)
         return norm.weight
+
+
+def _denoise_scalar(layer: Layer) -> Tensor:
+    return layer.denoise_scalar
 
 
 def _product(module: nn.Module, x: Tensor) -> Tensor:

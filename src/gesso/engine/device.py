@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gesso.cache import KVCache
 from gesso.diffusion.loop import StepOutput
 from gesso.diffusion.rng import Stream, split_seeds
 from gesso.diffusion.sampler import EntropyBound
@@ -154,8 +155,12 @@ class DeviceSteps:
             yield row, outcome.row(at, step=self._taken[at], finished=finished[at])
             self._taken[at] += 1
 
+    def encode(self, ids: Tensor, cache: KVCache) -> None:
+        self._network.encode(ids, cache=cache, by=self._pass)
+
     def commit(self, row: Row, tokens: Tensor) -> StepOutput:
-        hidden = self._network.commit(tokens, row.draws.initial(row.canvas), cache=row.cache)
+        canvas = row.draws.initial(row.canvas)
+        hidden = self._network.commit(tokens, canvas, cache=row.cache, by=self._pass)
         self.begin(row)
         canvases, at = self._canvases[row.request.canvas_length], self._slot_of(row)
         one = slice(at, at + 1)

@@ -219,8 +219,7 @@ class Engine:
                 self._begin(row)
 
     def _encode(self, row: Row, ids: Sequence[int], *, mark: bool) -> None:
-        network = self.model.network
-        network.encode(torch.tensor([ids], device=network.device), cache=row.cache)
+        self._stepper.encode(torch.tensor([ids], device=self.model.network.device), row.cache)
         self._keep(row, ids, mark=mark)
 
     def _keep(self, row: Row, ids: Sequence[int], *, mark: bool) -> None:

@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from gesso.cache import stack
+from gesso.cache import KVCache, stack
 from gesso.config import ModelConfig
 from gesso.diffusion.loop import CanvasState, Reading, StepOutput, advance, begin
 from gesso.diffusion.sampler import Belief
@@ -39,6 +39,10 @@ class Stepper(Protocol):
 
     def step(self, rows: Sequence[Row]) -> Iterator[tuple[Row, StepOutput]]:
         """One denoising step of each of these rows: what it gave, as a batch of one."""
+        ...
+
+    def encode(self, ids: Tensor, cache: KVCache) -> None:
+        """Further columns, of ids (1, n), for a row that has no canvas at the time."""
         ...
 
     def commit(self, row: Row, tokens: Tensor) -> StepOutput:
@@ -81,6 +85,9 @@ class JoinedSteps:
             reading = self._read(group)
             for place, row in enumerate(group):
                 yield row, self._advance(row, _at(reading, place))
+
+    def encode(self, ids: Tensor, cache: KVCache) -> None:
+        self._network.encode(ids, cache=cache)
 
     def commit(self, row: Row, tokens: Tensor) -> StepOutput:
         network, policy = self._network, row.policy

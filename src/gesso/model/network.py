@@ -7,6 +7,7 @@ canvas and the cache, and only reads (model-spec §3 to §5).
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +26,29 @@ from gesso.model.masks import Look, causal_look, image_blocks, look_from_canvas
 from gesso.model.norm import RMSNorm
 from gesso.model.self_conditioning import SelfConditioning
 from gesso.model.vision import Projector, VisionTower
+
+
+class Runner(Protocol):
+    """What computes a pass: a `Network` by its own modules, or kernels that read its weights."""
+
+    def condition(self, x: Tensor, soft: Tensor | None) -> Tensor:
+        """A canvas's embeddings x (..., M), and what the last step left of it or None, to what the
+        first layer reads."""
+        ...
+
+    def stack(
+        self,
+        x: Tensor,
+        positions: Tensor,
+        attend: Attend,
+        *,
+        scalar: Callable[[Layer], Tensor],
+        keep: Callable[[int, Tensor, Tensor], None] | None = None,
+    ) -> Tensor:
+        """All layers and the last norm: x (B, n, M) at positions (B or 1, n) -> the same shape.
+        scalar: what a layer's result is multiplied by, (1,) or one for every token, (n, 1).
+        keep(layer, keys, values): told of what each layer looked at."""
+        ...
 
 
 class Network(nn.Module):
@@ -73,18 +97,20 @@ class Network(nn.Module):
         mask: Tensor | None = None,
         positions: Tensor | None = None,
         images: Tensor | None = None,
+        by: Runner | None = None,
     ) -> Tensor:
         """Run new tokens causally and append them to the cache.
 
         ids (B, n) int64. mask (B, n) bool, False at padding. positions (B, n): where each token
         stands; by default its column, counted from the cache's length, also in padded rows, as
         the reference does. images (N, M): soft tokens for the places that hold the image token's
-        id, in order. Returns hidden states after the final norm, (B, n, M).
+        id, in order. by: what computes it in the modules' place. Returns hidden states after the
+        final norm, (B, n, M).
         """
         columns = ids.shape[1]
         if positions is None:
             positions = self._columns(cache, columns)
-        plain = mask is None and images is None and cache.is_wide
+        plain = mask is None and images is None and cache.is_wide and by is None
         if self.compiled is not None and plain and not torch.is_grad_enabled():
             return self.compiled.encode(ids, cache=cache, positions=positions)
         x, is_image = self._embed_prompt(ids, images)
@@ -108,18 +134,19 @@ class Network(nn.Module):
             keys, values = writer.join(layer, key, value)
             return Attended(looks[full](query, keys, values), keys, values)
 
-        x = self._stack(
-            x, positions, attend, scalar=lambda layer: layer.encode_scalar, keep=writer.keep
-        )
+        run = (by or self).stack
+        x = run(x, positions, attend, scalar=lambda layer: layer.encode_scalar, keep=writer.keep)
         writer.close()
         return x
 
-    def commit(self, ids: Tensor, canvas: Tensor, *, cache: KVCache) -> Tensor:
+    def commit(
+        self, ids: Tensor, canvas: Tensor, *, cache: KVCache, by: Runner | None = None
+    ) -> Tensor:
         """`encode` of a finished canvas in one pass with the first look at the next one.
 
         ids (1, n) int64 are appended to the cache; canvas (1, L) int64 stands behind them. Returns
         the canvas's hidden states after the final norm, (1, L, M). A layer's weights are read
-        once for both.
+        once for both. by as in `encode`.
         """
         count, window = ids.shape[1], self.config.text.sliding_window
         writer = CacheWriter(cache, columns=count, mask=None)
@@ -156,10 +183,11 @@ class Network(nn.Module):
             both = (layer.encode_scalar.expand(count), layer.denoise_scalar.expand(length))
             return torch.cat(both)[:, None]
 
-        begun = self.self_conditioning(self.embed_tokens(canvas), None)
+        runner = by or self
+        begun = runner.condition(self.embed_tokens(canvas), None)
         x, length = torch.cat((self.embed_tokens(ids), begun), 1), canvas.shape[1]
         positions = self._columns(cache, count + length)
-        x = self._stack(x, positions, attend, scalar=scalar, keep=writer.keep)
+        x = runner.stack(x, positions, attend, scalar=scalar, keep=writer.keep)
         writer.close()
         return x[:, count:]
 
@@ -210,8 +238,8 @@ class Network(nn.Module):
             keys, values = torch.cat((old_keys, key), 2), torch.cat((old_values, value), 2)
             return Attended(attention(query, keys, values, mask=masks[full]), keys, values)
 
-        x = self.self_conditioning(self.embed_tokens(canvas), soft)
-        return self._stack(x, positions, attend, scalar=lambda layer: layer.denoise_scalar)
+        x = self.condition(self.embed_tokens(canvas), soft)
+        return self.stack(x, positions, attend, scalar=lambda layer: layer.denoise_scalar)
 
     def head(self, hidden: Tensor) -> Tensor:
         """(..., M) -> softcapped logits (..., V) float32; the product in the model's dtype."""
@@ -261,7 +289,12 @@ class Network(nn.Module):
     def _columns(self, cache: KVCache, count: int) -> Tensor:
         return torch.arange(cache.length, cache.length + count, device=self.device)[None]
 
-    def _stack(
+    def condition(self, x: Tensor, soft: Tensor | None) -> Tensor:
+        """As `Runner` says."""
+        conditioned: Tensor = self.self_conditioning(x, soft)
+        return conditioned
+
+    def stack(
         self,
         x: Tensor,
         positions: Tensor,
@@ -270,6 +303,7 @@ class Network(nn.Module):
         scalar: Callable[[Layer], Tensor],
         keep: Callable[[int, Tensor, Tensor], None] | None = None,
     ) -> Tensor:
+        """As `Runner` says."""
         turns = self.rotations(positions, x.dtype)
         for index, layer in enumerate(self.layers):
             assert isinstance(layer, Layer)

@@ -77,7 +77,7 @@ def _enter_kernel(
 
 @triton.jit
 def _leave_kernel(
-    x, dense, sparse, post_mlp, post_moe, post, scalar, next_weight, new_x, normed, eps,
+    x, dense, sparse, post_mlp, post_moe, post, scalar, next_weight, new_x, normed, stride, eps,
     M: tl.constexpr, NEXT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     start, column = tl.program_id(0).to(tl.int64) * M, tl.arange(0, BLOCK)
@@ -87,7 +87,8 @@ def _leave_kernel(
     out = one * _inverse(one, M, eps) * _row(post_mlp, column, in_row)
     out += other * _inverse(other, M, eps) * _row(post_moe, column, in_row)
     out *= _inverse(out, M, eps) * _row(post, column, in_row)
-    total = (_row(x + start, column, in_row) + out) * tl.load(scalar).to(tl.float32)
+    factor = tl.load(scalar + tl.program_id(0) * stride).to(tl.float32)
+    total = (_row(x + start, column, in_row) + out) * factor
     total = total.to(new_x.dtype.element_ty)
     tl.store(new_x + start + column, total, mask=in_row)
     if NEXT:
@@ -171,8 +172,8 @@ def leave_feed_forward(
 ) -> LayerOutput:
     """From both branches' results to the layer's, and the norm that is taken of it next.
 
-    x, dense and sparse (..., M) of one dtype, contiguous; the norms' weights (M,); scalar (1,).
-    next_norm: the next layer's attention norm, or the network's last.
+    x, dense and sparse (..., M) of one dtype, contiguous; the norms' weights (M,); scalar one
+    number, or one a row. next_norm: the next layer's attention norm, or the network's last.
     """
     size, block = x.shape[-1], triton.next_power_of_2(x.shape[-1])
     assert x.shape == dense.shape == sparse.shape
@@ -181,13 +182,15 @@ def leave_feed_forward(
     assert dense.is_contiguous()
     assert sparse.is_contiguous()
     assert all(t.shape == (size,) for t in (post_mlp, post_moe, post))
-    assert scalar.numel() == 1
+    assert scalar.numel() in (1, x.numel() // size)
+    assert scalar.is_contiguous()
     new_x = torch.empty_like(x)
     normed = None if next_norm is None else torch.empty_like(x)
     _leave_kernel[(x.numel() // size,)](
         x, dense, sparse, post_mlp, post_moe, post, scalar,
         next_norm if next_norm is not None else post, new_x, normed if normed is not None else x,
-        eps, M=size, NEXT=next_norm is not None, BLOCK=block, num_warps=_warps(block),
+        int(scalar.numel() > 1), eps, M=size, NEXT=next_norm is not None, BLOCK=block,
+        num_warps=_warps(block),
     )  # fmt: skip
     return LayerOutput(new_x, normed)
 
