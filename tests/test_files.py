@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from gesso.files import replacing
+from gesso.files import replacing, replacing_in
 
 
 def test_replaced_whole(tmp_path: Path) -> None:
@@ -30,3 +30,24 @@ def test_what_fails_leaves_nothing(tmp_path: Path) -> None:
         write()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_two_writers_do_not_share_a_half(tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    with replacing(path) as one, replacing(path) as other:
+        one.write_text("one")
+        other.write_text("oth")
+        assert one.read_text() == "one"
+
+
+def test_a_link_is_written_where_it_points(tmp_path: Path) -> None:
+    """Through a folder within it: what it points to may be another disk."""
+    there, link = tmp_path / "there", tmp_path / "link"
+    there.mkdir()
+    (there / "ours").write_text("old")
+    link.symlink_to(there)
+    with replacing_in(link, entries=["ours"]) as partial:
+        assert partial.parent == there
+        (partial / "ours").write_text("new")
+    assert [p.name for p in there.iterdir()] == ["ours"]
+    assert (link / "ours").read_text() == "new"

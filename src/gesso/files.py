@@ -14,7 +14,7 @@ from uuid import uuid4
 def replacing(path: Path) -> Iterator[Path]:
     """Gives a temporary name beside `path`, of the same suffix, to write to; it takes the path's
     place at the end, and is gone when writing fails."""
-    temporary = path.with_name(f"{path.stem}.tmp{path.suffix}")
+    temporary = path.with_name(f"{path.stem}.tmp-{uuid4().hex[:8]}{path.suffix}")
     try:
         yield temporary
         temporary.replace(path)
@@ -26,23 +26,24 @@ def replacing(path: Path) -> Iterator[Path]:
 def replacing_in(
     folder: Path, *, entries: Sequence[str], outdated: str | None = None
 ) -> Iterator[Path]:
-    """Gives an empty folder beside `folder` to write to; its files take their places in `folder`
-    at the end, and it is gone when writing fails.
+    """Gives an empty folder to write to; its files take their places in `folder` at the end, and it
+    is gone when writing fails.
 
-    All is first flushed to the disk. A target that does not exist is then made by one rename. One
-    that exists keeps the files that are not ours (a tokenizer, logs), so it is not swapped as a
-    whole: the `entries`, without which no reader takes it, are removed, the new files move in one
-    by one, and the entries come last. At every moment the target is thus either whole or refused,
-    never a mixture of two; and while it is refused, the new one lies beside it.
+    All is first flushed to the disk. A target that does not exist is then made by one rename of a
+    folder beside it. One that exists keeps the files that are not ours (a tokenizer, logs), so it
+    is not swapped as a whole: the `entries`, without which no reader takes it, are removed, the new
+    files move up one by one out of a folder within it (it may be a disk of its own), and the
+    entries come last. At every moment the target is thus either whole or refused, never a mixture
+    of two; and while it is refused, the new one lies within it.
 
     outdated: a pattern of files to remove that were not written anew. ValueError, before anything
     is written, when the target is a file.
     """
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder}: is a file; give the name of a folder")
-    folder = folder.absolute()
+    folder = folder.resolve()
     folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = folder.with_name(f".{folder.name}.partial-{uuid4().hex[:8]}")
+    partial = (folder if folder.exists() else folder.parent) / f".partial-{uuid4().hex[:8]}"
     partial.mkdir()
     try:
         yield partial

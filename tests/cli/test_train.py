@@ -82,7 +82,9 @@ def test_a_file_in_place_of_the_tasks(run: Run, recipe: Path, tmp_path: Path) ->
     assert steps(out) == [1, 2]
 
 
-@pytest.mark.parametrize(("number", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
+@pytest.mark.parametrize(("number", "expected"), [
+    (signal.SIGINT, 130), (signal.SIGTERM, 0), (signal.SIGHUP, 129),
+])  # fmt: skip
 def test_a_signal_saves_between_two_steps(
     run: Run,
     recipe: Path,

@@ -90,6 +90,12 @@ BAD: list[tuple[object, str]] = [
     ({"messages": [turn("user", IMAGE), turn("assistant", "b")]}, "image"),
     ({"messages": [turn("user", "a"), turn("assistant", IMAGE)]}, "part of type image_url"),
     ({"messages": [turn("user", "a"), turn("assistant", "b", tool_calls=[1])]}, "has tool_calls"),
+    (
+        {"messages": [turn("user", "a"), turn("assistant", "b", weight=2)]},
+        "the weight 2; expected 0",
+    ),
+    ({"messages": [turn("user", "a"), turn("assistant", "b", weight=0)]}, "has weight 0"),
+    (GOOD | {"system": "Be brief."}, "system is not read yet; put it into the messages"),
     ({"prompt": "a", "completion": "word " * 100}, "tokens; at most 100 fit the context"),
 ]
 
@@ -102,6 +108,18 @@ def test_a_bad_line_is_named(processor: Processor, tmp_path: Path, line: object,
     assert said in str(error.value)
     assert len(read_jsonl(path, processor, longest=100, skip_bad=True).rows) == 2
     assert read_jsonl(path, processor, longest=100, skip_bad=True).skipped == 1
+
+
+def test_what_has_no_weight_is_only_read(processor: Processor, tmp_path: Path) -> None:
+    """And a mark before the first line is none of it."""
+    messages = [
+        turn("user", "one?"), turn("assistant", "2", weight=0), turn("user", "Really?"),
+        turn("assistant", "1", weight=1),
+    ]  # fmt: skip
+    path = write(tmp_path, {"messages": messages, "id": 7})
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    (row,), _ = read_jsonl(path, processor, longest=100)
+    assert row.answer == (*processor.tokenizer.encode("1"), processor.end_of_turn_id)
 
 
 def test_bytes_that_are_no_text(processor: Processor, tmp_path: Path) -> None:

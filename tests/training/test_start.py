@@ -7,7 +7,9 @@ import pytest
 
 from gesso.checkpoint import convert_checkpoint, resolve
 from gesso.model.quantize import is_quantized
-from gesso.training.start import skeleton, start
+from gesso.processor import Processor
+from gesso.training.config import OptimizerConfig
+from gesso.training.start import check_tokenizer, fingerprint, shape_of, skeleton, start
 from recipes import lora, tiny
 
 
@@ -42,3 +44,40 @@ def test_a_base_of_another_shape(other: dict) -> None:
     config = replace(tiny.recipe(), base="tiny", model=replace(tiny.model_config(), **other))
     with pytest.raises(ValueError, match=rf"that the recipe's model says \({next(iter(other))}\)"):
         start(config)
+
+
+def test_a_base_is_known_by_what_it_holds() -> None:
+    """In whatever dtype and form; another one of the same shape is another."""
+    config = lora.recipe()
+    one = fingerprint(start(config))
+    assert one == fingerprint(start(replace(config, dtype="bfloat16", quantize="nvfp4")))
+    assert one != fingerprint(start(replace(config, base="infill")))
+
+
+def test_a_tokenizer_of_something_else() -> None:
+    config = lora.recipe()
+    own, other = (Processor.load(resolve(name)) for name in ("tiny", "infill"))
+    shape = shape_of(config)
+    check_tokenizer(config, own, shape)
+    with pytest.raises(ValueError, match="has ids up to 3,071, and the network 2,560"):
+        check_tokenizer(config, other, shape)
+    with pytest.raises(ValueError, match="infill has other tokens than the base .*tiny; give"):
+        large = replace(shape, text=replace(shape.text, vocab_size=4096))
+        check_tokenizer(replace(config, processor="infill"), other, large)
+
+
+@pytest.mark.parametrize(("keys", "said"), [
+    (dict(clip=0.0), "clip: got 0.0; expected a number above 0"),
+    (dict(lr="1e-3"), "lr: got '1e-3'; expected a number"),
+    (dict(ema_decay=1.0), "ema_decay: got 1.0; expected 0 or more, below 1"),
+    (dict(warmup_steps=-1), "warmup_steps: got -1"),
+    (dict(betas=(0.9, 2.0)), r"betas\[1\]: got 2.0"),
+])  # fmt: skip
+def test_what_an_optimizer_cannot_be(keys: dict, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        OptimizerConfig(**keys)
+
+
+def test_a_seed_that_noise_cannot_be_drawn_from() -> None:
+    with pytest.raises(ValueError, match="seed: got 9000000000000; expected between 0 and"):
+        replace(lora.recipe(), seed=9 * 10**12)

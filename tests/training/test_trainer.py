@@ -111,6 +111,7 @@ def test_resumed_is_uninterrupted(config: TrainConfig, whole: Path, tmp_path: Pa
     (dict(batch_size=4), "batch_size: got 4"),
     (dict(objective=ObjectiveConfig(draws=0)), "objective: got {.*'draws': 0"),
     (dict(optimizer=OptimizerConfig()), "optimizer: got"),
+    (dict(data=[([{"prompt": "a", "completion": "b"}], 1.0)]), "data: not what .* was begun with"),
 ])  # fmt: skip
 def test_another_run_is_not_gone_on_with(
     config: TrainConfig, whole: Path, keys: dict, message: str

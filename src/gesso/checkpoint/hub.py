@@ -67,9 +67,11 @@ def _download(repository: str, revision: str | None, patterns: list[str]) -> Pat
         why = f"not a hub id ({error})"
     except LocalEntryNotFoundError as error:
         why = (
-            "not in the local cache, and HF_HUB_OFFLINE is set; unset it, or give a folder"
+            "no such folder, nor in the local cache, and HF_HUB_OFFLINE is set; unset it, or give "
+            "a folder"
             if constants.HF_HUB_OFFLINE
-            else f"not in the local cache, and the hub cannot be reached ({_reason(error)})"
+            else "no such folder, nor in the local cache, and the hub cannot be reached "
+            f"({_reason(error)})"
         )
     except OSError as error:  # the hub's own errors, a full disk, a broken connection
         why = f"the download failed ({_reason(error)}); try again, or give a folder"

@@ -106,12 +106,15 @@ def run(args: argparse.Namespace) -> int:
         if count and first:
             print(f"{path}: left out {count:,} bad lines or files", file=sys.stderr)
     if trainer.resume() and first:
-        print(f"resuming at step {trainer.step:,} of {config.steps:,}", file=sys.stderr)
+        done = trainer.step >= config.steps
+        where = f"step {trainer.step:,} of {config.steps:,}"
+        said = f"already at {where}: nothing to do" if done else f"resuming at {where}"
+        print(said, file=sys.stderr)
     if stopped_by := _train(trainer):
         if first:
             _say_how_to_resume(trainer.step, args)
         # Who ends a job with SIGTERM wants it to end well.
-        return 0 if stopped_by == signal.SIGTERM else 130
+        return 0 if stopped_by == signal.SIGTERM else 128 + stopped_by
     if not first:
         return 0
     made = "checkpoint" if config.lora is None else "adapter"
@@ -182,7 +185,11 @@ def _path_and_name(recipe: str) -> tuple[Path, str]:
 def _check_folder(args: argparse.Namespace) -> None:
     state = "state.safetensors"
     left = (state, "log.jsonl", "checkpoint", "adapter")
-    if args.fresh and any((args.out / name).exists() for name in left):
+    if args.out.exists() and not args.out.is_dir():
+        raise ValueError(f"--out: {args.out} is a file; give the name of a folder")
+    # A log without a line is of a run that never came to a step.
+    found = [path for name in left if (path := args.out / name).exists()]
+    if args.fresh and any(path.is_dir() or path.stat().st_size for path in found):
         raise ValueError(
             f"{args.out}: holds a run, and --fresh overwrites nothing; "
             "give another folder, remove this one, or drop --fresh to continue it"
@@ -200,11 +207,12 @@ def _train(trainer: Trainer) -> int | None:
     with _deferred_signals() as pressed, bar if processes.first else nullcontext():
 
         def on_step(log: StepLog) -> None:
-            if processes.first:
-                bar.step(log)
-            # All stop after the same step, whoever was told first.
+            # All stop after the same step, whoever was told first; and before anything is drawn,
+            # for the terminal may be what has gone.
             if processes.any(bool(pressed)):
                 raise _StoppedError
+            if processes.first:
+                bar.step(log)
 
         try:
             trainer.run(on_step=on_step)
@@ -216,7 +224,8 @@ def _train(trainer: Trainer) -> int | None:
 
 @contextmanager
 def _deferred_signals() -> Iterator[list[int]]:
-    """Notes Ctrl-C and SIGTERM in the list it gives; a second Ctrl-C interrupts as usual.
+    """Notes Ctrl-C, SIGTERM and the end of the terminal's session in the list it gives; a second
+    Ctrl-C interrupts as usual.
 
     In the middle of an update the weights are not a state to save; between two steps they are.
     """
@@ -226,7 +235,12 @@ def _deferred_signals() -> Iterator[list[int]]:
         pressed.append(number)
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    # nohup has it ignored, and Windows has none.
+    hangup = getattr(signal, "SIGHUP", None)
+    if hangup is not None and signal.getsignal(hangup) != signal.SIG_IGN:
+        numbers.append(hangup)
+    before = {number: signal.signal(number, note) for number in numbers}
     try:
         yield pressed
     finally:

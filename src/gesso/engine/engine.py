@@ -100,6 +100,8 @@ class Engine:
         keys as in `submit`, for all of them. ValueError before any work starts, also when other
         requests are at work, whose events would be lost. Who stops asking gives up the rest.
         """
+        if isinstance(prompts, str | Mapping):
+            raise ValueError(f"prompts: got {prompts!r:.80}; give a list of prompts")
         if not self.idle:
             raise ValueError("answers: other requests are at work; let run() end them first")
         requests = [self._request(prompt, keys) for prompt in prompts]

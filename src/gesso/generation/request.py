@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from operator import index
 from typing import Any
 
 from gesso.config import GenerationConfig, ModelConfig
@@ -132,6 +133,12 @@ def make_request(
     A length that the caller did not ask for is cut to what fits.
     """
     context = model.text.max_position_embeddings
+    try:
+        prompt_ids = [index(i) for i in prompt_ids]
+    except TypeError:
+        raise ValueError(
+            f"the prompt: got {prompt_ids!r:.80}; a list of token ids is expected"
+        ) from None
     if not prompt_ids:
         raise ValueError("the prompt is empty: no tokens; give at least one")
     unknown = [i for i in prompt_ids if not 0 <= i < model.text.vocab_size]

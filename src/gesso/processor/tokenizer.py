@@ -56,6 +56,11 @@ class Tokenizer:
         self.byte_ids = frozenset(token_id for token_id in byte_ids if token_id is not None)
         self.shield = Shield(self.specials)
 
+    @property
+    def vocabulary(self) -> dict[str, int]:
+        """Every token's id."""
+        return self._backend.get_vocab(with_added_tokens=True)
+
     @classmethod
     def load(cls, folder: Path) -> Tokenizer:
         """Read tokenizer.json, and the named special tokens from tokenizer_config.json if present.

@@ -3,7 +3,8 @@
     {"messages": [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]}
     {"prompt": "…", "completion": "…"}
 
-Every assistant message is an answer, with all that comes before it as its prompt.
+Every assistant message is an answer, with all that comes before it as its prompt, but those of
+"weight" 0, which are only read.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from gesso.tasks.task import Example
 
 T = TypeVar("T")
 
+# What an example may not say beside its text: it would be lost without a word.
+_UNREAD = ("tools", "functions", "system", "images", "videos", "audios", "documents", "rejected")
 # So many bad lines are quoted in an error; the rest are counted.
 _QUOTED = 10
 
@@ -25,6 +28,8 @@ def examples_of(record: Any) -> list[Example]:
     """All examples of a parsed line. ValueError: what is wrong with it, and then none counts."""
     if not isinstance(record, dict):
         raise ValueError(f"a JSON {type(record).__name__}; expected an object")
+    if lost := [key for key in _UNREAD if record.get(key)]:
+        raise ValueError(f"{lost[0]} is not read yet; put it into the messages, or leave it out")
     return list(_examples(record))
 
 
@@ -37,7 +42,8 @@ def read_lines(path: Path, use: Callable[[Any], list[T]]) -> tuple[list[T], list
         raise ValueError(f"{path}: no such file; give a JSONL file, one example a line")
     found: list[T] = []
     bad: list[str] = []
-    with open(path, encoding="utf-8", errors="surrogateescape") as lines:
+    # With the mark that some editors put before the first line, or without.
+    with open(path, encoding="utf-8-sig", errors="surrogateescape") as lines:
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
@@ -74,7 +80,10 @@ def _examples(record: dict[str, Any]) -> Iterator[Example]:
             raise ValueError("no assistant message with another one before it")
         if answers[-1] != len(messages) - 1:
             raise ValueError("the last message is not the assistant's: nobody learns from it")
-        for place in answers:
+        learned = [i for i in answers if _weight(messages[i], f"messages[{i}]")]
+        if not learned:
+            raise ValueError("every assistant message has weight 0: nothing is learned from it")
+        for place in learned:
             answer = _answer(messages[place], f"messages[{place}]")
             yield Example(prompt=messages[:place], completion=answer)
     elif {"prompt", "completion"} <= record.keys() and "messages" not in record:
@@ -89,9 +98,17 @@ def _examples(record: dict[str, Any]) -> Iterator[Example]:
         )
 
 
+def _weight(message: dict[str, Any], where: str) -> bool:
+    """Whether an answer counts, as in OpenAI's files."""
+    weight = message.get("weight", 1)
+    if weight not in (None, 0, 1):
+        raise ValueError(f"{where} has the weight {weight!r}; expected 0 or 1")
+    return weight != 0
+
+
 def _answer(message: dict[str, Any], where: str) -> str:
-    extra = sorted(message.keys() - {"role", "content", "name"})
-    if any(message[key] for key in extra):
+    extra = sorted(message.keys() - {"role", "content", "name", "weight"})
+    if extra := [key for key in extra if message[key]]:
         raise ValueError(f"{where} has {extra[0]}, which cannot be trained on yet; text can")
     content = message.get("content")
     if isinstance(content, list):

@@ -73,8 +73,10 @@ class Waiting(_Bar):
     """For work that cannot say how far it is: what it is, and how long it has taken."""
 
     def __init__(self, what: str) -> None:
-        super().__init__(SpinnerColumn(), TextColumn(what), TimeElapsedColumn())
-        self._progress.add_task("", total=None)
+        super().__init__(
+            SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn()
+        )
+        self._progress.add_task(what, total=None)
 
     def __exit__(self, *how: Any) -> None:
         self._progress.update(self._progress.task_ids[0], visible=False)
@@ -86,7 +88,7 @@ class CountBar(_Bar):
 
     def __init__(self) -> None:
         super().__init__(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=32),
             TextColumn("{task.completed:,.0f} of {task.total:,.0f}"),
             TimeElapsedColumn(),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -10,7 +10,10 @@ from typing import Any, Literal, get_args
 from gesso.config import GenerationConfig, ModelConfig
 from gesso.model.lora import LoraConfig
 from gesso.model.quantize import SCHEMES
+from gesso.values import number, whole
 
+# A JSONL file or a folder of text, or examples in memory.
+Data = str | Path | Iterable[Mapping[str, Any]]
 Method = Literal["adamw", "muon"]
 
 
@@ -62,8 +65,7 @@ class ObjectiveConfig:
                 )
         if self.draws < 0:
             raise ValueError(f"draws: got {self.draws}; expected 0 or more")
-        if self.causal_weight < 0:
-            raise ValueError(f"causal_weight: got {self.causal_weight}; expected 0 or more")
+        number("causal_weight", self.causal_weight, zero=True)
         if not self.draws and not self.causal_weight:
             raise ValueError("draws and causal_weight: got 0 for both; nothing would be trained")
         if self.unroll_steps < 1:
@@ -107,6 +109,17 @@ class OptimizerConfig:
     def __post_init__(self) -> None:
         if self.method not in (known := get_args(Method)):
             raise ValueError(f"method: got {self.method!r}; expected one of {', '.join(known)}")
+        number("lr", self.lr)
+        number("clip", self.clip)
+        number("weight_decay", self.weight_decay, zero=True)
+        whole("warmup_steps", self.warmup_steps, low=0)
+        shares = {"momentum": self.momentum, "ema_decay": self.ema_decay}
+        shares |= {f"betas[{i}]": beta for i, beta in enumerate(self.betas)}
+        for name, share in shares.items():
+            if number(name, share, zero=True) >= 1:
+                raise ValueError(f"{name}: got {share}; expected 0 or more, below 1")
+        if number("final_lr_share", self.final_lr_share, zero=True) > 1:
+            raise ValueError(f"final_lr_share: got {self.final_lr_share}; expected 0 to 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,9 +153,9 @@ class TrainConfig:
     lora: leave the base as it is and train an adapter of this shape.
     quantize: hold that base as "fp8", "nvfp4" or "int4" meanwhile (QLoRA, arXiv 2305.14314).
     processor: folder or hub id with tokenizer and chat template, copied into the checkpoint.
-    tasks: name -> share of the examples. data: the same for the user's own: JSONL files, folders
-    of text, or objects in memory, such as a `datasets.Dataset`. skip_bad: leave out what is bad
-    in them instead of refusing all.
+    tasks: name -> share of the examples. data: the same for the user's own, as a mapping or as
+    (source, share) pairs: JSONL files, folders of text, or objects in memory, such as a list or a
+    `datasets.Dataset`. skip_bad: leave out what is bad in them instead of refusing all.
     evaluation: judge while training, and keep what was judged best.
     generation: the defaults that the checkpoint will have; without, those of the base, or the
     published ones.
@@ -165,7 +178,7 @@ class TrainConfig:
     batch_size: int
     processor: str | Path
     tasks: Mapping[str, float] = field(default_factory=dict)
-    data: Mapping[str | Path | Iterable[Mapping[str, Any]], float] = field(default_factory=dict)
+    data: Mapping[Data, float] | Sequence[tuple[Data, float]] = ()
     skip_bad: bool = False
     tensorboard: bool = False
     model: ModelConfig | None = None
@@ -198,12 +211,15 @@ class TrainConfig:
                 f"quantize: got {self.quantize!r}; expected one of {', '.join(SCHEMES)}, and lora "
                 "with it: weights in few bits cannot be trained themselves"
             )
-        shares = [*self.tasks.values(), *self.data.values()]
+        shares = [*self.tasks.values(), *(share for _, share in self.sources)]
         if not shares or min(shares) <= 0:
             raise ValueError(
-                f"tasks: got {dict(self.tasks)}, data: {dict(self.data)}; "
+                f"tasks: got {dict(self.tasks)}, data: shares of "
+                f"{[share for _, share in self.sources]}; "
                 "at least one of them with a share above 0 is expected"
             )
+        # What draws the noise is seeded by it a million times over, in 63 bits.
+        whole("seed", self.seed, low=0, high=2**43 - 1)
         if self.dtype not in ("auto", "float32", "bfloat16"):
             raise ValueError(f"dtype: got {self.dtype!r}; expected auto, float32 or bfloat16")
         for name in (
@@ -217,3 +233,8 @@ class TrainConfig:
                 f"accumulate: got {self.accumulate} parts of a batch of {self.batch_size}; "
                 "give at most one part an example"
             )
+
+    @property
+    def sources(self) -> Sequence[tuple[Data, float]]:
+        """`data` as pairs."""
+        return tuple(self.data.items()) if isinstance(self.data, Mapping) else tuple(self.data)

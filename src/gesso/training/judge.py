@@ -36,6 +36,17 @@ class Judge:
         )
         self._exact: list[float] = []
 
+    def check(self, processor: Processor, *, longest: int) -> None:
+        """ValueError, by number, for an example that could not be asked."""
+        for number, example in enumerate(self._examples, 1):
+            name = f"evaluation: example {number} of {self._task.name}"
+            try:
+                length = len(processor.encode_prompt(example.prompt))
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from None
+            if length >= longest:
+                raise ValueError(f"{name}: {length:,} tokens; the context is {longest:,}")
+
     def resume(self, step: int) -> None:
         """Forget what was judged after this step; remember what was judged before."""
         self._exact = [line["exact"] for line in truncate_log(self._file, step)]
@@ -52,7 +63,8 @@ class Judge:
             verdicts.append(self._task.verdict(self._examples[place], result.text))
             steps.extend(result.stats.steps)
         shares = {name: sum(v[name] for v in verdicts) / len(verdicts) for name in verdicts[0]}
-        best = not self._exact or shares["exact"] > max(self._exact)
+        # Of equals the latest: it has learned the most of what exactness does not show.
+        best = not self._exact or shares["exact"] >= max(self._exact)
         self._exact.append(shares["exact"])
         line = {"step": step, **shares, "steps_per_canvas": sum(steps) / max(1, len(steps))}
         with open(self._file, "a", encoding="utf-8") as file:

@@ -55,7 +55,7 @@ class Plan:
 
 def rows_of(config: TrainConfig, processor: Processor) -> Rows:
     """The mean row of the first batches."""
-    data, _ = mix(config, processor, shape_of(config))
+    data = mix(config, processor, shape_of(config)).batches
     batches = [data.batch(step) for step in range(_BATCHES)]
     count = sum(len(batch.ids) for batch in batches)
     prompt, canvases = (

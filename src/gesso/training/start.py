@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 from dataclasses import fields, replace
+from hashlib import blake2b
 from pathlib import Path
 
 import torch
@@ -18,6 +19,7 @@ from gesso.model.init import new_network
 from gesso.model.lora import add_adapter
 from gesso.model.network import Network
 from gesso.model.quantize import SCHEMES, quantize_network
+from gesso.processor import Processor, Tokenizer
 from gesso.training.config import TrainConfig
 
 
@@ -76,6 +78,33 @@ def shape_of(config: TrainConfig) -> ModelConfig:
         return config.model
     assert config.base is not None
     return read_config(resolve(config.base, weights=False))
+
+
+def fingerprint(network: Network) -> str:
+    """The same for the same base, in whatever dtype it is held: of what no format makes narrow."""
+    known = blake2b(digest_size=8)
+    for tensor in (network.norm.weight, network.embed.weight[:8]):
+        assert isinstance(tensor, torch.Tensor)
+        known.update(tensor.detach().bfloat16().view(torch.int16).cpu().numpy().tobytes())
+    return known.hexdigest()
+
+
+def check_tokenizer(config: TrainConfig, processor: Processor, shape: ModelConfig) -> None:
+    """ValueError when the processor's ids are not the network's."""
+    ids = processor.tokenizer.vocabulary
+    if (highest := max(ids.values())) >= shape.text.vocab_size:
+        raise ValueError(
+            f"processor: {config.processor} has ids up to {highest:,}, and the network "
+            f"{shape.text.vocab_size:,}; give the tokenizer that belongs to it"
+        )
+    folder = None if config.base is None else resolve(config.base, weights=False)
+    if folder is None or not (folder / "tokenizer.json").exists():
+        return
+    if Tokenizer.load(folder).vocabulary != ids:
+        raise ValueError(
+            f"processor: {config.processor} has other tokens than the base {config.base}; "
+            "give the base's own"
+        )
 
 
 def base_in_few_bits(config: TrainConfig) -> bool:

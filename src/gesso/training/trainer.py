@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from gesso.checkpoint import resolve, save_adapter, save_checkpoint
@@ -38,11 +38,20 @@ from gesso.training.objective import (
 from gesso.training.plot import plot_run
 from gesso.training.processes import Processes
 from gesso.training.sharding import Sharding
-from gesso.training.start import base_in_few_bits, generation_of, hollow, shape_of, start
+from gesso.training.start import (
+    base_in_few_bits,
+    check_tokenizer,
+    fingerprint,
+    generation_of,
+    hollow,
+    shape_of,
+    start,
+)
 from gesso.training.weights import MasterWeights, learning_rate
 
-# What makes a run the run that it is, so that no other one goes on from its state. Where its data
-# and its base lie, and how its work is cut up, may differ from machine to machine.
+# What makes a run the run that it is, so that no other one goes on from its state; beside it what
+# its data and its base hold. Where these lie, and how the work is cut up, may differ from machine
+# to machine.
 _IDENTITY = ("seed", "tasks", "batch_size", "candidates", "objective", "optimizer", "lora")
 
 
@@ -72,12 +81,17 @@ class Trainer:
             summary_writer()
         self._processor_folder = resolve(config.processor, weights=False)
         self.processor = Processor.load(self._processor_folder)
-        self._data, self.skipped = mix(config, self.processor, shape_of(config))
+        shape = shape_of(config)
+        check_tokenizer(config, self.processor, shape)
+        self._data, self.skipped, self._seen = mix(config, self.processor, shape)
         self._judge = Judge(config.evaluation, folder) if config.evaluation else None
+        if self._judge is not None:
+            self._judge.check(self.processor, longest=shape.text.max_position_embeddings)
         self._generation = generation_of(config)
         torch.manual_seed(config.seed)
         # From here on a mistake would cost the reading of the weights.
         self.network = start(config)
+        self._base = None if config.base is None else fingerprint(self.network)
         self._hollow = hollow(self.network)
         self.network.checkpoint_activations = config.checkpoint_activations
         self._sharding = Sharding(
@@ -91,16 +105,26 @@ class Trainer:
     def resume(self) -> bool:
         """Continue from the folder's saved state; False when there is none.
 
-        ValueError when it is a run of another recipe or seed.
+        ValueError when it is a run of another recipe, seed, data or base, or a broken file.
         """
         path = self.folder / "state.safetensors"
         if not path.exists():
             return False
-        with safe_open(path, framework="pt") as file:
-            begun = json.loads((file.metadata() or {}).get("recipe", "{}"))
-            tensors = {name: file.get_tensor(name) for name in file.offset_keys()}
+        try:
+            with safe_open(path, framework="pt") as file:
+                begun = json.loads((file.metadata() or {}).get("recipe", "{}"))
+                tensors = {name: file.get_tensor(name) for name in file.offset_keys()}
+        except SafetensorError as error:
+            raise ValueError(
+                f"{path}: not whole ({error}); remove it to begin anew, or choose another folder"
+            ) from None
         for name, value in self._identity().items():
             if name in begun and begun[name] != value:
+                if name in ("data", "base"):
+                    raise ValueError(
+                        f"{name}: not what {self.folder} was begun with; "
+                        "give the same again, or choose another folder"
+                    )
                 raise ValueError(
                     f"{name}: got {value}, but {self.folder} was begun with {begun[name]}; "
                     "resume with that, or choose another folder"
@@ -171,6 +195,7 @@ class Trainer:
         """By name, as JSON gives it back."""
         values = {name: getattr(self.config, name) for name in _IDENTITY}
         values["tasks"] = dict(self.config.tasks)
+        values |= {"data": self._seen, "base": self._base}
         found: dict[str, Any] = json.loads(json.dumps(values, default=asdict))
         return found
 
