@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from gesso.files import replacing, replacing_in
+from gesso.files import locked, replacing, replacing_in
 
 
 def test_replaced_whole(tmp_path: Path) -> None:
@@ -51,3 +51,12 @@ def test_a_link_is_written_where_it_points(tmp_path: Path) -> None:
         (partial / "ours").write_text("new")
     assert [p.name for p in there.iterdir()] == ["ours"]
     assert (link / "ours").read_text() == "new"
+
+
+def test_a_folder_is_one_writers_at_a_time(tmp_path: Path) -> None:
+    other = locked(tmp_path)
+    with locked(tmp_path), pytest.raises(ValueError, match="another process is at work in it"):
+        other.__enter__()
+    with locked(tmp_path):
+        pass
+    assert list(tmp_path.iterdir()) == []

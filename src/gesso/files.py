@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -65,6 +66,27 @@ def replacing_in(
         if path.name not in new:
             path.unlink()
     partial.rmdir()
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """For one process at a time, where the system knows such locks. ValueError: another has it."""
+    try:
+        fcntl = importlib.import_module("fcntl")
+    except ImportError:  # Windows
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(
+                f"{folder}: another process is at work in it; let it end, or choose another folder"
+            ) from None
+        yield
+    finally:
+        os.close(handle)
 
 
 def _flush(path: Path) -> None:

@@ -50,6 +50,7 @@ def evaluate(
     runs = []
     for split in chosen:
         examples = list(itertools.islice(task.examples(split=split, seed=seed), n))
+        _check(model, task, examples)
         for mode in modes:
             runs.append(_run(model, task, examples, split, mode, rows, on_example))
     return {
@@ -60,6 +61,15 @@ def evaluate(
         "runs": runs,
         "environment": environment(),
     }
+
+
+def _check(model: DiffusionGemma, task: Task, examples: Sequence[Example]) -> None:
+    """ValueError, by number, for one that cannot be asked; before any is."""
+    for number, example in enumerate(examples, 1):
+        try:
+            model.request(example.prompt, {})
+        except ValueError as error:
+            raise ValueError(f"{task.name}: example {number}: {error}") from None
 
 
 def _run(

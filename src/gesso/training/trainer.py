@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from gesso.checkpoint import resolve, save_adapter, save_checkpoint
-from gesso.files import replacing
+from gesso.files import locked, replacing
 from gesso.model.network import Network
 from gesso.processor import Processor
 from gesso.training.config import TrainConfig
@@ -136,9 +136,16 @@ class Trainer:
 
     def run(self, *, on_step: Callable[[StepLog], None] = lambda log: None) -> None:
         """Train to the last step, or until the judgements get no better, calling `on_step` after
-        each; and save at the end."""
+        each; and save at the end. ValueError: another process trains in this folder."""
+        if not self.processes.first:
+            self._run(on_step)
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with locked(self.folder):
+            self._run(on_step)
+
+    def _run(self, on_step: Callable[[StepLog], None]) -> None:
         if self.processes.first:
-            self.folder.mkdir(parents=True, exist_ok=True)
             truncate_log(self.folder / "log.jsonl", self.step)
             if self._judge is not None:
                 self._judge.resume(self.step)
