@@ -20,7 +20,7 @@ from gesso.tasks.extract.things import groups, in_words, phrases
 from gesso.tasks.extract.values import Values
 from gesso.tasks.extract.verdict import judge
 
-SPLITS = ("train", "names", "forms")
+SPLITS = ("train", "names", "forms", "wider")
 # A rule or a slot that was not expanded; brackets alone may be a form's own.
 NOTATION = re.compile(rf"\{{({'|'.join(rules())})\}}|<\w+:\w+>")
 NAMED = ("customer", "person", "with", "name", "company", "reporter")
@@ -49,7 +49,7 @@ def test_same_seed_same_stream(split: str) -> None:
 
 
 def test_unknown_split_names_the_known() -> None:
-    with pytest.raises(ValueError, match=r"'test'.*train, names, forms"):
+    with pytest.raises(ValueError, match=r"'test'.*train, names, forms, wider"):
         get_task("extract").examples(split="test", seed=0)
 
 
@@ -91,15 +91,17 @@ def test_sentences_are_well_spaced(split: str, samples: dict[str, list[Example]]
 
 def test_prefix_is_optional_only_in_training(samples: dict[str, list[Example]]) -> None:
     share = {s: sum(e.prompt.startswith(PREFIX) for e in es) / len(es) for s, es in samples.items()}
-    assert share["names"] == share["forms"] == 1.0
+    assert share["names"] == share["forms"] == share["wider"] == 1.0
     assert 0.64 < share["train"] < 0.76  # 0.7, over four standard errors of 1,200 draws
 
 
+@pytest.mark.parametrize(("wide", "least"), [(False, 350), (True, 850)])
 @pytest.mark.parametrize("kind", KEYS)
-def test_there_are_many_forms(kind: str) -> None:
-    everything = forms(kind)
+def test_there_are_many_forms(kind: str, wide: bool, least: int) -> None:
+    everything = forms(kind, wide=wide)
     held = [form for form in everything if form.held]
-    assert len(everything) >= 1200
+    assert len(everything) >= least
+    assert not {form.text for form in everything} & {f.text for f in forms(kind, wide=not wide)}
     assert len({form.id for form in everything}) == len(everything)
     assert 8 <= len(held) <= 0.25 * len(everything)
     assert len(distractors(kind)) >= 60
@@ -107,7 +109,7 @@ def test_there_are_many_forms(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KEYS)
 def test_every_form_expands_at_any_seed(kind: str) -> None:
-    for form in forms(kind):
+    for form in forms(kind) + forms(kind, wide=True):
         assert rule_names(form.tree) <= rules().keys(), form.text
         for seed in range(5):
             rng = Random(seed)
@@ -122,8 +124,10 @@ def test_every_form_expands_at_any_seed(kind: str) -> None:
 
 def test_train_forms_are_not_the_held_out_ones(samples: dict[str, list[Example]]) -> None:
     ids = {split: {e.info["form"] for e in es} for split, es in samples.items()}
-    assert not ids["train"] & ids["forms"]
-    assert not ids["names"] & ids["forms"]
+    for held in ("forms", "wider"):
+        assert not ids["train"] & ids[held]
+        assert not ids["names"] & ids[held]
+    assert not ids["forms"] & ids["wider"]
     known = {form.id for kind in KEYS for form in mix("train").forms[kind]}
     assert ids["names"] <= known
 
@@ -156,7 +160,7 @@ def test_only_training_draws_from_the_wider_vocabulary(
         objects = [json.loads(example.completion) for example in examples]
         found = {o["what"][0].lower() + o["what"][1:] for o in objects if o.get("what")}
         wider = len(found - core)
-        assert wider > 50 if split == "train" else wider == 0, split
+        assert wider > 50 if split in ("train", "wider") else wider == 0, split
 
 
 def test_the_wider_vocabulary_holds_the_core() -> None:

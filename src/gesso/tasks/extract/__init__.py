@@ -27,9 +27,13 @@ the labelled spans of the finished text, so it is verbatim by construction.
 
 What is held out: names (15% of every lexicon pool) in the split "names", names and whole forms (15%
 of each kind) in the split "forms". Item and incident vocabulary, dates and the distractors' forms
-are shared by all splits: they are not what the splits measure. Half of training's sentences draw
-their values from a wider vocabulary (words/*_wide.txt, rarer spellings of dates and times): what
-people order, break and visit is not to be found in any list, so copying must not depend on one.
+are shared by these splits: they are not what they measure.
+
+Beside this core, which stays as it is so that figures can be compared, training has a wider
+grammar: forms/*_wide.txt, of which 15% are held out too, and for half of its sentences values from
+words/*_wide.txt and rarer spellings of dates and times. What people order, break and visit is not
+to be found in any list, so copying must not depend on one. The split "wider" measures it, with
+held-out names and forms.
 """
 
 from gesso.tasks.extract.task import ExtractTask

@@ -44,9 +44,10 @@ class Distractor:
 
 
 @cache
-def forms(kind: str) -> tuple[Form, ...]:
-    """All forms of a kind, in the file's order."""
-    return tuple(Form(kind=kind, text=line, tree=parse(line)) for line in lines("forms", kind))
+def forms(kind: str, *, wide: bool = False) -> tuple[Form, ...]:
+    """All forms of a kind, in the file's order: the core's, or the wider grammar's alone."""
+    name = f"{kind}_wide" if wide else kind
+    return tuple(Form(kind=kind, text=line, tree=parse(line)) for line in lines("forms", name))
 
 
 @cache

@@ -38,15 +38,20 @@ class Mix:
 
 def mix(split: str) -> Mix:
     """The mix of a known split."""
-    train = split == "train"
-    held = split == "forms"
+    train, wider = split == "train", split == "wider"
+    held = split in ("forms", "wider")
+    sources = {"train": (False, True), "wider": (True,)}.get(split, (False,))
+
+    def some(kind: str) -> tuple[Form, ...]:
+        return tuple(f for wide in sources for f in forms(kind, wide=wide) if f.held == held)
+
     return Mix(
         pools=lexicon(held=not train),
-        forms={kind: tuple(f for f in forms(kind) if f.held == held) for kind in KEYS},
+        forms={kind: some(kind) for kind in KEYS},
         prefixed=0.7 if train else 1.0,
         pseudo=0.15 if train else 0.0,
         rough=0.16 if train else 0.0,
-        wide=0.5 if train else 0.0,
+        wide=0.5 if train or wider else 0.0,
     )
 
 
@@ -58,6 +63,7 @@ class ExtractTask:
         "train": "the forms and names that training may see, at times invented or roughly typed",
         "names": "forms of training with names (people, firms, cities, streets) never seen in it",
         "forms": "sentence forms never seen in training, with names never seen in it",
+        "wider": "the same of the wider grammar, and values from the wider vocabulary",
     }
 
     def examples(self, *, split: str, seed: int) -> Iterator[Example]:
