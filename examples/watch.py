@@ -2,7 +2,7 @@
 
 import gesso
 
-PROMPT = "Extract: A burst pipe flooded Room 12 on Monday at 9am, says Tom Baker."
+PROMPT = "Extract: A burst pipe in Room 12 on Monday at 9am, says Tom Baker."
 # Nats: above this a token is still anybody's guess.
 UNCERTAIN = 1.0
 
