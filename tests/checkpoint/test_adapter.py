@@ -145,7 +145,7 @@ def test_the_same_adapter_gives_the_same_bytes(reference: Path, tmp_path: Path) 
 def test_a_crash_while_replacing(
     reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moves: int
 ) -> None:
-    """The folder is refused then, and the new adapter lies whole in either place."""
+    """The folder is refused then, and the new adapter lies whole in it and in one within."""
     write(tmp_path / "adapter", reference, LoraConfig(rank=2))
     write(tmp_path / "new", reference)
     done, move = [], os.replace
@@ -161,7 +161,7 @@ def test_a_crash_while_replacing(
         write(tmp_path / "adapter", reference)
     with pytest.raises(ValueError, match=r"no adapter_config\.json"):
         merge_adapter(load_network(reference), tmp_path / "adapter")
-    (partial,) = tmp_path.glob(".adapter.partial-*")
+    (partial,) = (tmp_path / "adapter").glob(".partial-*")
     for path in partial.iterdir():
         move(path, tmp_path / "adapter" / path.name)
     for path in (tmp_path / "new").iterdir():

@@ -117,7 +117,7 @@ def test_offline_and_not_cached(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     """The library itself, which reads HF_HUB_OFFLINE when it is imported."""
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(ValueError, match="not in the local cache, and HF_HUB_OFFLINE is set"):
+    with pytest.raises(ValueError, match="nor in the local cache, and HF_HUB_OFFLINE is set"):
         resolve("owner/name")
 
 

@@ -144,7 +144,7 @@ def test_a_crash_while_replacing(
     moves: int,
 ) -> None:
     """After any number of moved files: the folder loads as the new one or not at all, and the
-    new one lies whole in either place."""
+    new one lies whole in it and in one within."""
     folder, old, new = tmp_path / "checkpoint", make_network(seed=1), make_network(seed=2)
     save_checkpoint(old, folder, generation=None, max_shard_bytes=before)
     done, move = [], os.replace
@@ -161,7 +161,7 @@ def test_a_crash_while_replacing(
     except KeyboardInterrupt:
         with pytest.raises(ValueError, match="safetensors"):
             load_network(folder)
-        (partial,) = tmp_path.glob(".checkpoint.partial-*")
+        (partial,) = folder.glob(".partial-*")
         for path in partial.iterdir():
             move(path, folder / path.name)
     loaded = load_network(folder).state_dict()
