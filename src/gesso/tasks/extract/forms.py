@@ -65,10 +65,8 @@ def distractors(kind: str) -> tuple[Distractor, ...]:
     for line in lines("forms", "distractors"):
         head, body = line.split(": ", 1)
         where, letters = head.split()
-        kinds = frozenset(initials.values() if letters == "*" else map(initials.get, letters))
+        kinds = frozenset(KEYS if letters == "*" else (initials[letter] for letter in letters))
         if kind in kinds:
-            tree = parse(body)
-            found.append(
-                Distractor(kinds=kinds, before="b" in where, after="a" in where, tree=tree)  # type: ignore[arg-type]
-            )
+            before, after = ("b" in where), ("a" in where)
+            found.append(Distractor(kinds=kinds, before=before, after=after, tree=parse(body)))
     return tuple(found)
