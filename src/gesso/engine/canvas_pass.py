@@ -59,7 +59,7 @@ class CanvasPass:
         scalar: Callable[[Layer], Tensor],
         keep: Callable[[int, Tensor, Tensor], None] | None = None,
     ) -> Tensor:
-        """As `gesso.model.network.Runner` says."""
+        """As `gesso.model.runner.Runner` says."""
         network, shape = self._network, x.shape
         turns = network.rotations(positions, network.dtype)
         x = x.flatten(0, 1)  # (T, M)
@@ -76,7 +76,7 @@ class CanvasPass:
         return normed.view(shape)
 
     def condition(self, x: Tensor, soft: Tensor | None) -> Tensor:
-        """As `gesso.model.network.Runner` says."""
+        """As `gesso.model.runner.Runner` says."""
         part, shape = self._network.self_conditioning, x.shape
         x = x.view(-1, shape[-1])
         if soft is not None:

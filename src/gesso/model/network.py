@@ -7,7 +7,6 @@ canvas and the cache, and only reads (model-spec §3 to §5).
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -24,31 +23,9 @@ from gesso.model.compiled import CompiledPasses
 from gesso.model.layer import Layer
 from gesso.model.masks import Look, causal_look, image_blocks, look_from_canvas
 from gesso.model.norm import RMSNorm
+from gesso.model.runner import Runner
 from gesso.model.self_conditioning import SelfConditioning
 from gesso.model.vision import Projector, VisionTower
-
-
-class Runner(Protocol):
-    """What computes a pass: a `Network` by its own modules, or kernels that read its weights."""
-
-    def condition(self, x: Tensor, soft: Tensor | None) -> Tensor:
-        """A canvas's embeddings x (..., M), and what the last step left of it or None, to what the
-        first layer reads."""
-        ...
-
-    def stack(
-        self,
-        x: Tensor,
-        positions: Tensor,
-        attend: Attend,
-        *,
-        scalar: Callable[[Layer], Tensor],
-        keep: Callable[[int, Tensor, Tensor], None] | None = None,
-    ) -> Tensor:
-        """All layers and the last norm: x (B, n, M) at positions (B or 1, n) -> the same shape.
-        scalar: what a layer's result is multiplied by, (1,) or one for every token, (n, 1).
-        keep(layer, keys, values): told of what each layer looked at."""
-        ...
 
 
 class Network(nn.Module):
