@@ -194,6 +194,11 @@ def wider() -> TrainConfig:
     return replace(again(), base=checkpoint_of("tiny-last"), steps=1100, seed=14)
 
 
+def twice() -> TrainConfig:
+    """The ninth stage: the same from there, and each form of the core met twice as often."""
+    return replace(wider(), base=checkpoint_of("tiny-now"), steps=1150, seed=16)
+
+
 def skills() -> TrainConfig:
     """From the fifth stage too, and not shipped, for it cost more than it gave: more skills.
 

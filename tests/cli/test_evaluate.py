@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from gesso.evaluation import MODES
 from tests.cli.conftest import Run
 
 
@@ -14,7 +15,7 @@ def test_json(run: Run, checkpoint: Path) -> None:
     assert (code, err) == (0, "")
     runs = json.loads(out)["runs"]
     assert {(r["split"], r["mode"]) for r in runs} == {
-        (split, mode) for split in ("names", "forms") for mode in ("diffusion", "autoregressive")
+        (split, mode) for split in ("names", "forms") for mode in MODES
     }
     assert all(r["n"] == 2 and r["exact"] == 0.0 for r in runs)
 

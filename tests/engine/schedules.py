@@ -93,6 +93,7 @@ keys = st.fixed_dictionaries(
         stability=st.integers(0, 2),
         ignore_stop_tokens=st.booleans(),
         stop=st.sampled_from([(), ("e",), ("a", "in")]),
+        verify=st.booleans(),
     )
 )
 plans = st.builds(

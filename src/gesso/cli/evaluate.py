@@ -15,7 +15,7 @@ def add(commands: Commands, *, parents: Sequence[argparse.ArgumentParser]) -> No
         parents=parents,
         help="measure a model on a task",
         allow_abbrev=False,
-        description="Measure a model on a task: accuracy beside its cost, in both modes.",
+        description="Measure a model on a task: accuracy beside its cost, in all modes.",
     )
     parser.add_argument(
         "task", metavar="TASK", help="extract, ..., or a JSONL file of your own examples"
@@ -29,8 +29,9 @@ def add(commands: Commands, *, parents: Sequence[argparse.ArgumentParser]) -> No
     parser.add_argument(
         "--mode",
         action="append",
-        choices=("diffusion", "autoregressive"),
-        help="repeatable; by default both: canvases, and the same weights token by token",
+        choices=("diffusion", "verified", "autoregressive"),
+        help="repeatable; by default all: canvases, canvases that the causal pass verifies, and "
+        "the same weights token by token",
     )
     parser.add_argument(
         "--rows", type=int, default=1, metavar="N", help="canvases denoised together (1)"
@@ -40,14 +41,12 @@ def add(commands: Commands, *, parents: Sequence[argparse.ArgumentParser]) -> No
 
 
 def run(args: argparse.Namespace) -> int:
-    from gesso.evaluation import evaluate
-    from gesso.generation.model import Mode
+    from gesso.evaluation import MODES, evaluate
     from gesso.tasks import get_task
     from gesso.terminal.progress import CountBar
 
     task = get_task(args.task)
     model = load_model(args)
-    modes: list[Mode] = args.mode or ["diffusion", "autoregressive"]
     with CountBar() as bar:
         report = evaluate(
             model,
@@ -56,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
             seed=args.seed,
             splits=args.split,
             rows=args.rows,
-            modes=modes,
+            modes=args.mode or MODES,
             on_example=lambda mode, split, done, total: bar.step(f"{split}, {mode}", done, total),
         )
     if args.json:

@@ -91,6 +91,11 @@ def add_generation(parser: argparse.ArgumentParser) -> None:
         "--no-adaptive-stop", action="store_true", help="every canvas takes all its steps"
     )
     group.add_argument(
+        "--verify",
+        action=argparse.BooleanOptionalAction,
+        help="canvases are drafts of what the causal pass writes, token for token",
+    )
+    group.add_argument(
         "--stop", action="append", default=[], metavar="TEXT", help="ends the answer; repeatable"
     )
     group.add_argument("--system", metavar="TEXT", help="the system message")
@@ -144,5 +149,6 @@ def generation_options(args: argparse.Namespace) -> dict[str, Any]:
     names = (name.replace("-", "_") for name, _, _ in _NUMBERS)
     given = {name: value for name in names if (value := getattr(args, name)) is not None}
     given |= dict(seed=args.seed, stop=tuple(args.stop), adaptive_stop=not args.no_adaptive_stop)
+    given |= dict(verify=args.verify)
     Parameters(**given)
     return given | dict(thinking=args.thinking, mode=args.mode)

@@ -155,8 +155,17 @@ class DeviceSteps:
             yield row, outcome.row(at, step=self._taken[at], finished=finished[at])
             self._taken[at] += 1
 
-    def encode(self, ids: Tensor, cache: KVCache) -> None:
-        self._network.encode(ids, cache=cache, by=self._pass)
+    def encode(self, ids: Tensor, cache: KVCache) -> Tensor:
+        return self._network.encode(ids, cache=cache, by=self._pass)
+
+    def likeliest(self, hidden: Tensor) -> Tensor:
+        network, count = self._network, hidden.shape[1]
+        one = torch.ones(count, device=hidden.device)
+        said = head(
+            hidden.flatten(0, 1), network.embed.weight.detach(),
+            cap=network.config.text.final_logit_softcapping, uniform=one / 2, temperature=one,
+        )  # fmt: skip
+        return said.argmax[None]
 
     def commit(self, row: Row, tokens: Tensor) -> StepOutput:
         canvas = row.draws.initial(row.canvas)

@@ -190,7 +190,9 @@ class Engine:
 
     def _new_row(self, number: int, request: Request, answer: Answer, columns: int) -> Row:
         network = self.model.network
-        prefix = self.prefixes.find(request.prompt_ids)
+        ids = request.prompt_ids
+        # What follows a prompt is known where it ends: its last token is then encoded here.
+        prefix = self.prefixes.find(ids[:-1] if request.config.verify else ids)
         return Row(
             number=number,
             request=request,
@@ -215,14 +217,18 @@ class Engine:
         if place is not None:
             row = self._rows.pop(place)
             self._rows.append(row)
-            self._encode(row, row.pending[: self._chunk], mark=True)
+            hidden = self._encode(row, row.pending[: self._chunk], mark=True)
+            if row.request.config.verify and not row.pending:
+                row.follows = int(self._stepper.likeliest(hidden[:, -1:]))
         for row in self._rows:
             if not row.begun and not row.pending:
                 self._begin(row)
 
-    def _encode(self, row: Row, ids: Sequence[int], *, mark: bool) -> None:
-        self._stepper.encode(torch.tensor([ids], device=self.model.network.device), row.cache)
+    def _encode(self, row: Row, ids: Sequence[int], *, mark: bool) -> Tensor:
+        tokens = torch.tensor([ids], device=self.model.network.device)
+        hidden = self._stepper.encode(tokens, row.cache)
         self._keep(row, ids, mark=mark)
+        return hidden
 
     def _keep(self, row: Row, ids: Sequence[int], *, mark: bool) -> None:
         """What is encoded now, for others that begin likewise."""
@@ -270,6 +276,8 @@ class Engine:
     def _follow(self, row: Row, output: StepOutput) -> list[CanvasEvent]:
         if row.answer.interrupted():
             output = output._replace(finished=torch.ones_like(output.finished))
+        elif row.follows is not None and output.finished:
+            output = self._verified(row, output, row.follows)
         events = list(step_events(output, [row.answer], canvas=row.canvas, cap=row.policy.steps))
         if isinstance(events[-1], Commit):
             row.finished = output.argmax
@@ -277,6 +285,21 @@ class Engine:
         elif isinstance(events[-1], End):
             self._stepper.leave(row)
         return events
+
+    def _verified(self, row: Row, output: StepOutput, follows: int) -> StepOutput:
+        """The finished canvas as left-to-right decoding has it; the row's columns stay as they
+        are."""
+
+        def causal(ids: Sequence[int]) -> list[int]:
+            cache = row.cache.prefix(row.cache.length)
+            assert cache is not None
+            tokens = torch.tensor([ids], device=self.model.network.device)
+            said = self._stepper.likeliest(self._stepper.encode(tokens, cache))
+            return [int(token) for token in said[0].tolist()]
+
+        found = row.answer.verified(output.argmax[0].tolist(), first=follows, causal=causal)
+        row.follows = found.follows
+        return output._replace(argmax=torch.tensor([found.tokens], device=output.argmax.device))
 
     def _fitted(self, row: Row) -> Policy:
         """The policy of the next canvas: with a time budget, of as many steps as there is time

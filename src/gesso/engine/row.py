@@ -18,7 +18,8 @@ from gesso.generation.request import Request
 class Row:
     """begun: whether its prompt is encoded, and a canvas at work. policy: of that canvas.
     prefix: what is kept of its columns for others. columns: the most it can come to. finished:
-    the canvas before, (1, L), while it is still to be encoded."""
+    the canvas before, (1, L), while it is still to be encoded. follows: what the causal pass writes
+    after its columns; known where canvases are verified."""
 
     number: int
     request: Request
@@ -31,6 +32,7 @@ class Row:
     canvas: int = 0
     begun: bool = False
     finished: Tensor | None = None
+    follows: int | None = None
 
     @property
     def pending(self) -> tuple[int, ...]:

@@ -41,8 +41,13 @@ class Stepper(Protocol):
         """One denoising step of each of these rows: what it gave, as a batch of one."""
         ...
 
-    def encode(self, ids: Tensor, cache: KVCache) -> None:
-        """Further columns, of ids (1, n), for a row that has no canvas at the time."""
+    def encode(self, ids: Tensor, cache: KVCache) -> Tensor:
+        """Further columns, of ids (1, n), beside a row's canvas or for one without. Returns hidden
+        states (1, n, M)."""
+        ...
+
+    def likeliest(self, hidden: Tensor) -> Tensor:
+        """The tokens (1, n) that hidden states (1, n, M) speak for most."""
         ...
 
     def commit(self, row: Row, tokens: Tensor) -> StepOutput:
@@ -86,8 +91,11 @@ class JoinedSteps:
             for place, row in enumerate(group):
                 yield row, self._advance(row, _at(reading, place))
 
-    def encode(self, ids: Tensor, cache: KVCache) -> None:
-        self._network.encode(ids, cache=cache)
+    def encode(self, ids: Tensor, cache: KVCache) -> Tensor:
+        return self._network.encode(ids, cache=cache)
+
+    def likeliest(self, hidden: Tensor) -> Tensor:
+        return self._network.head(hidden).argmax(-1)
 
     def commit(self, row: Row, tokens: Tensor) -> StepOutput:
         network, policy = self._network, row.policy

@@ -1,5 +1,5 @@
 """Evaluation: a task's held-out splits, answered and judged."""
 
-from gesso.evaluation.evaluate import evaluate
+from gesso.evaluation.evaluate import MODES, evaluate
 
-__all__ = ["evaluate"]
+__all__ = ["MODES", "evaluate"]

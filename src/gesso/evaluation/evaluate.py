@@ -11,15 +11,18 @@ import itertools
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
 from gesso.engine import Engine
 from gesso.environment import environment
 from gesso.generation.events import Result
-from gesso.generation.model import DiffusionGemma, Mode, Prompt
+from gesso.generation.model import DiffusionGemma, Prompt
 from gesso.tasks import Example, Task
 
 Watch = Callable[[str, str, int, int], None]
+# Canvases alone; canvases as drafts of what the causal pass writes; that pass, token by token.
+EvaluationMode = Literal["diffusion", "verified", "autoregressive"]
+MODES: tuple[EvaluationMode, ...] = get_args(EvaluationMode)
 
 
 def evaluate(
@@ -29,7 +32,7 @@ def evaluate(
     n: int,
     seed: int = 0,
     splits: Sequence[str] | None = None,
-    modes: Sequence[Mode] = ("diffusion", "autoregressive"),
+    modes: Sequence[EvaluationMode] = MODES,
     rows: int = 1,
     on_example: Watch = lambda mode, split, done, total: None,
 ) -> dict[str, Any]:
@@ -77,7 +80,7 @@ def _run(
     task: Task,
     examples: Sequence[Example],
     split: str,
-    mode: Mode,
+    mode: EvaluationMode,
     rows: int,
     on_example: Watch,
 ) -> dict[str, Any]:
@@ -93,7 +96,7 @@ def _run(
     return {
         "mode": mode,
         "split": split,
-        "rows": rows if mode == "diffusion" else 1,
+        "rows": 1 if mode == "autoregressive" else rows,
         "about": task.splits[split],
         "n": len(examples),
         **_accuracy(examples, verdicts),
@@ -104,14 +107,14 @@ def _run(
 
 
 def _answers(
-    model: DiffusionGemma, prompts: Sequence[Prompt], mode: Mode, rows: int
+    model: DiffusionGemma, prompts: Sequence[Prompt], mode: EvaluationMode, rows: int
 ) -> Iterator[tuple[int, Result]]:
     """(place, answer) in the order in which they come."""
-    if mode == "diffusion":
-        yield from Engine(model, max_rows=rows).answers(prompts)
-        return
-    for place, prompt in enumerate(prompts):
-        yield place, model.generate(prompt, mode=mode)
+    if mode == "autoregressive":
+        for place, prompt in enumerate(prompts):
+            yield place, model.generate(prompt, mode=mode)
+    else:
+        yield from Engine(model, max_rows=rows).answers(prompts, verify=mode == "verified")
 
 
 def _accuracy(
@@ -139,6 +142,7 @@ def _cost(results: Sequence[Result], seconds: float) -> dict[str, Any]:
         "steps_per_canvas": _mean(steps),
         "steps_histogram": dict(sorted(Counter(steps).items())),
         "canvases": _mean([len(s.steps) for s in stats]),
+        "forwards": _mean([s.forwards for s in stats]),
         "tokens_per_forward": tokens / forwards,
         "tokens_per_second": tokens / seconds,
         "hit_step_cap": _mean([capped for s in stats for capped in s.hit_step_cap]),

@@ -14,9 +14,10 @@ FinishReason = Literal["stop", "length", "time", "cancelled"]
 
 @dataclass(frozen=True, kw_only=True)
 class Statistics:
-    """steps and hit_step_cap: one entry a canvas. forwards: denoising passes of this row, commits
-    not counted; in autoregressive mode its causal passes. Times in seconds from the call, the
-    prompt's encoding included; None where it never came to that."""
+    """steps and hit_step_cap: one entry a canvas. forwards: denoising passes of this row and
+    causal passes that verified it, commits not counted; in autoregressive mode its causal passes.
+    Times in seconds from the call, the prompt's encoding included; None where it never came to
+    that."""
 
     prompt_tokens: int
     new_tokens: int

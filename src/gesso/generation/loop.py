@@ -2,7 +2,7 @@
 
 encode the prompts into the cache
 until every row has ended:
-    refine the next canvas (diffusion/loop.py)
+    refine the next canvas (diffusion/loop.py), and verify it where that is asked for
     cut it where the answer stops; rows that ended leave
     encode the finished canvases into the cache
 """
@@ -51,7 +51,9 @@ def generate_events(
         device=device,
     )
     answers = [Answer(i, request, processor, started) for i, request in enumerate(requests)]
-    cache = stack([_prefill(network, request.prompt_ids) for request in requests])
+    prefilled = [_prefill(network, request.prompt_ids) for request in requests]
+    cache = stack([filled for filled, _ in prefilled])
+    follows = [token for _, token in prefilled]
     ends = torch.tensor([len(request.prompt_ids) for request in requests], device=device)
     canvas = 0
     while answers:
@@ -63,6 +65,8 @@ def generate_events(
 
         denoiser = NetworkDenoiser(network, cache, positions)
         for output in denoise_canvas(denoiser, draws, policy, canvas=canvas, interrupt=interrupt):
+            if requests[0].config.verify:
+                _verify(output, answers, follows, network, cache, positions)
             blocks[output.rows] = output.argmax
             yield from step_events(output, answers, canvas=canvas, cap=policy.steps)
         going = [i for i, answer in enumerate(answers) if answer.finish_reason is None]
@@ -70,7 +74,7 @@ def generate_events(
             return
         if len(going) < len(answers):
             rows = torch.tensor(going, device=device)
-            answers = [answers[i] for i in going]
+            answers, follows = [answers[i] for i in going], [follows[i] for i in going]
             cache, draws, ends = cache.select(rows), draws.select(rows), ends[rows]
             positions, blocks = positions[rows], blocks[rows]
         network.encode(blocks, cache=cache, positions=positions)
@@ -106,8 +110,36 @@ def step_events(
                 yield answer.end()
 
 
-def _prefill(network: Network, prompt_ids: Sequence[int]) -> KVCache:
-    """Encode one prompt by itself: nothing is padded, so no other prompt can touch a bit of it."""
+def _prefill(network: Network, prompt_ids: Sequence[int]) -> tuple[KVCache, int]:
+    """Encode one prompt by itself: nothing is padded, so no other prompt can touch a bit of it.
+    And the token that the causal pass would write after it."""
     cache = network.new_cache(batch_size=1)
-    network.encode(torch.tensor([prompt_ids], device=network.device), cache=cache)
-    return cache
+    hidden = network.encode(torch.tensor([prompt_ids], device=network.device), cache=cache)
+    return cache, int(network.head(hidden[:, -1:]).argmax())
+
+
+def _verify(
+    output: StepOutput,
+    answers: Sequence[Answer],
+    follows: list[int],
+    network: Network,
+    cache: KVCache,
+    positions: Tensor,
+) -> None:
+    """Put right the canvases that this step finished, row by row, and what follows them."""
+    for place, row in enumerate(output.rows.tolist()):
+        if not output.finished[place] or answers[row].finish_reason is not None:
+            continue
+
+        def causal(ids: Sequence[int], row: int = row) -> list[int]:
+            tokens = torch.tensor([ids], device=network.device)
+            own = cache.select(torch.tensor([row], device=network.device))
+            places = positions[row : row + 1, : len(ids)]
+            hidden = network.encode(tokens, cache=own, positions=places)
+            said: list[int] = network.head(hidden)[0].argmax(-1).tolist()
+            return said
+
+        draft = output.argmax[place]
+        found = answers[row].verified(draft.tolist(), first=follows[row], causal=causal)
+        draft.copy_(torch.tensor(found.tokens))
+        follows[row] = found.follows

@@ -25,8 +25,10 @@ class Parameters:
     checkpoint's: fewer make a short answer cheaper, a longer one takes more canvases. seed: below
     2**64; the same request and seed give the same answer, whoever shares the batch. entropy_bound
     and confidence in nats. stability: earlier canvases that must equal the last one. adaptive_stop
-    False: every canvas takes all its steps. time_budget in seconds: when it is over, the canvas in
-    work is finished as it stands. stop: strings that end the answer and are left out of it.
+    False: every canvas takes all its steps. verify: what is committed is what the causal pass
+    writes, token for token the greedy answer of the mode "autoregressive", and a finished canvas is
+    its draft. time_budget in seconds: when it is over, the canvas in work is finished as it stands.
+    stop: strings that end the answer and are left out of it.
     """
 
     max_new_tokens: int | None = None
@@ -39,6 +41,7 @@ class Parameters:
     stability: int | None = None
     confidence: float | None = None
     adaptive_stop: bool = True
+    verify: bool | None = None
     time_budget: float | None = None
     stop: Sequence[str] = ()
     ignore_stop_tokens: bool = False
@@ -62,6 +65,8 @@ class Parameters:
         for name in ("adaptive_stop", "ignore_stop_tokens"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name}: got {getattr(self, name)!r}; True or False is expected")
+        if self.verify is not None and not isinstance(self.verify, bool):
+            raise ValueError(f"verify: got {self.verify!r}; True, False or None is expected")
         object.__setattr__(self, "stop", _strings("stop", self.stop))
 
     def over(self, defaults: GenerationConfig) -> GenerationConfig:
@@ -74,6 +79,7 @@ class Parameters:
             "temperature_end": self.temperature_end,
             "stability_threshold": self.stability,
             "confidence_threshold": self.confidence,
+            "verify": self.verify,
         }
         changes: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
         return replace(defaults, **changes)

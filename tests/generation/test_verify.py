@@ -1,0 +1,141 @@
+"""Verified canvases: what left-to-right decoding writes, token for token."""
+
+import itertools
+import threading
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import gesso
+from gesso.generation.events import Draft, End
+from gesso.generation.model import DiffusionGemma
+from gesso.generation.verify import verify
+from gesso.tasks import get_task
+
+PROMPTS = ["<bos>a", "<bos>seven words are longer than the window", "<bos>b c"]
+
+
+def after(history: Sequence[int]) -> int:
+    """A causal model of eight tokens, whose next one hangs on all before it."""
+    return hash(tuple(history)) % 8
+
+
+def greedy(count: int) -> list[int]:
+    ids: list[int] = []
+    while len(ids) < count:
+        ids.append(after(ids))
+    return ids
+
+
+class Causal:
+    """The model above, asked for all places at once; it counts the passes and what they read."""
+
+    def __init__(self) -> None:
+        self.read: list[int] = []
+
+    def __call__(self, ids: Sequence[int]) -> list[int]:
+        self.read.append(len(ids))
+        return [after(ids[: place + 1]) for place in range(len(ids))]
+
+
+drafts = st.lists(st.integers(0, 7), min_size=1, max_size=24)
+
+
+@given(drafts, st.integers(1, 30))
+def test_any_draft_ends_at_the_greedy_answer(draft: list[int], limit: int) -> None:
+    causal = Causal()
+    found = verify(draft, first=after([]), causal=causal, stop_ids=(), limit=limit)
+    end = min(limit, len(draft))
+    assert found.tokens == greedy(end) + draft[end:]
+    assert found.follows == greedy(end + 1)[-1]
+    assert found.passes == len(causal.read) <= end + 1
+    assert set(causal.read) == {end}
+
+
+@given(drafts, st.sets(st.integers(0, 7), max_size=3))
+def test_nothing_behind_a_stop_counts(draft: list[int], stops: set[int]) -> None:
+    found = verify(draft, first=after([]), causal=Causal(), stop_ids=stops, limit=30)
+    wanted = greedy(len(draft))
+    end = next((place + 1 for place, token in enumerate(wanted) if token in stops), len(draft))
+    assert found.tokens[:end] == wanted[:end]
+
+
+def test_a_right_draft_takes_one_pass_and_one_slip_of_the_pen_two() -> None:
+    right = greedy(12)
+    for draft, passes in ((right, 1), ([*right[:-1], right[-1] ^ 1], 2)):
+        found = verify(draft, first=after([]), causal=Causal(), stop_ids=(), limit=12)
+        assert (found.tokens, found.passes) == (right, passes)
+
+
+def test_interrupted_it_leaves_what_there_is() -> None:
+    draft = [after([]) ^ 1] * 6
+    found = verify(
+        draft, first=after([]), causal=Causal(), stop_ids=(), limit=6, interrupted=lambda: True
+    )
+    assert (found.tokens, found.passes) == (draft, 1)
+
+
+@pytest.mark.parametrize("prompt", PROMPTS)
+@pytest.mark.parametrize("count", [3, 5, 14])
+def test_the_answer_of_the_autoregressive_mode(dg: DiffusionGemma, prompt: str, count: int) -> None:
+    """Over several canvases of five, past the window, and cut within one."""
+    keys = dict(raw=True, max_new_tokens=count, ignore_stop_tokens=True)
+    wanted = dg.generate(prompt, mode="autoregressive", **keys)
+    draft = dg.generate(prompt, max_denoising_steps=2, **keys)
+    events = list(dg.stream(prompt, max_denoising_steps=2, verify=True, **keys))
+    assert isinstance(events[-1], End)
+    result = events[-1].result
+    assert result.token_ids == wanted.token_ids != draft.token_ids
+    assert result.text == wanted.text == "".join(getattr(event, "text", "") for event in events)
+    steps = sum(isinstance(event, Draft) for event in events)
+    canvases = len(result.stats.steps)
+    assert steps + canvases <= result.stats.forwards <= steps + canvases + count
+
+
+def test_a_stop_token_ends_it_where_the_causal_pass_writes_one(dg: DiffusionGemma) -> None:
+    keys = dict(raw=True, max_new_tokens=14, max_denoising_steps=2)
+    whole = dg.generate(PROMPTS[1], mode="autoregressive", ignore_stop_tokens=True, **keys)
+    stop = whole.token_ids[7]
+    dg.generation = replace(dg.generation, eos_token_ids=(stop,), verify=True)
+    result = dg.generate(PROMPTS[1], **keys)
+    assert result.token_ids == whole.token_ids[: whole.token_ids.index(stop) + 1]
+    assert result.finish_reason == "stop"
+    assert dg.generate(PROMPTS[1], verify=False, **keys).token_ids != result.token_ids
+
+
+def test_in_company_as_alone(dg: DiffusionGemma) -> None:
+    keys = dict(raw=True, max_new_tokens=12, max_denoising_steps=2, verify=True)
+    results = dg.generate_batch(PROMPTS, seeds=[3, 4, 5], **keys)
+    for prompt, seed, result in zip(PROMPTS, (3, 4, 5), results, strict=True):
+        alone = dg.generate(prompt, seed=seed, **keys)
+        assert result.token_ids == alone.token_ids
+        assert result.stats.forwards == alone.stats.forwards
+
+
+def test_who_has_no_time_or_nobody_waiting_gets_no_pass(dg: DiffusionGemma) -> None:
+    keys = dict(raw=True, max_new_tokens=5, max_denoising_steps=3, ignore_stop_tokens=True)
+    late = dg.generate(PROMPTS[1], verify=True, time_budget=1e-9, **keys)
+    assert late.finish_reason == "time"
+    assert late.stats.forwards == 1
+    cancelled = threading.Event()
+    cancelled.set()
+    gone = list(dg.stream(PROMPTS[1], verify=True, cancelled=cancelled, **keys))[-1]
+    assert isinstance(gone, End)
+    assert gone.result.stats.forwards <= 1
+
+
+def test_sentences() -> None:
+    """With weights that know something, compiled where there is a compiler."""
+    tiny, compiled = gesso.load("tiny"), gesso.load("tiny", compile="auto")
+    examples = itertools.islice(get_task("extract").examples(split="names", seed=5), 8)
+    forwards = length = 0
+    for example in examples:
+        wanted = tiny.generate(example.prompt, mode="autoregressive").token_ids
+        for model in (tiny, compiled):
+            result = model.generate(example.prompt, verify=True)
+            assert result.token_ids == wanted
+            forwards, length = forwards + result.stats.forwards, length + len(wanted)
+    assert forwards < length / 2
