@@ -4,6 +4,7 @@ import itertools
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 import gesso
 from gesso.generation.events import Draft, End
 from gesso.generation.model import DiffusionGemma
-from gesso.generation.verify import verify
+from gesso.generation.verify import Verification
 from gesso.tasks import get_task
 
 PROMPTS = ["<bos>a", "<bos>seven words are longer than the window", "<bos>b c"]
@@ -30,15 +31,14 @@ def greedy(count: int) -> list[int]:
     return ids
 
 
-class Causal:
-    """The model above, asked for all places at once; it counts the passes and what they read."""
-
-    def __init__(self) -> None:
-        self.read: list[int] = []
-
-    def __call__(self, ids: Sequence[int]) -> list[int]:
-        self.read.append(len(ids))
-        return [after(ids[: place + 1]) for place in range(len(ids))]
+def verified(draft: Sequence[int], **keys: Any) -> tuple[Verification, list[int]]:
+    """By the model above, asked for all places at once; and what each pass read."""
+    work, lengths = Verification(draft, first=after([]), **dict(stop_ids=(), limit=30) | keys), []
+    while not work.done:
+        ids = work.reading
+        lengths.append(len(ids))
+        work.hear([after(ids[: place + 1]) for place in range(len(ids))])
+    return work, lengths
 
 
 drafts = st.lists(st.integers(0, 7), min_size=1, max_size=24)
@@ -46,36 +46,27 @@ drafts = st.lists(st.integers(0, 7), min_size=1, max_size=24)
 
 @given(drafts, st.integers(1, 30))
 def test_any_draft_ends_at_the_greedy_answer(draft: list[int], limit: int) -> None:
-    causal = Causal()
-    found = verify(draft, first=after([]), causal=causal, stop_ids=(), limit=limit)
+    work, lengths = verified(draft, limit=limit)
     end = min(limit, len(draft))
-    assert found.tokens == greedy(end) + draft[end:]
-    assert found.follows == greedy(end + 1)[-1]
-    assert found.passes == len(causal.read) <= end + 1
-    assert set(causal.read) == {end}
+    assert work.tokens == greedy(end) + draft[end:]
+    assert work.follows == greedy(end + 1)[-1]
+    assert len(lengths) <= end + 1
+    assert set(lengths) == {end}
 
 
 @given(drafts, st.sets(st.integers(0, 7), max_size=3))
 def test_nothing_behind_a_stop_counts(draft: list[int], stops: set[int]) -> None:
-    found = verify(draft, first=after([]), causal=Causal(), stop_ids=stops, limit=30)
+    work, _ = verified(draft, stop_ids=stops)
     wanted = greedy(len(draft))
     end = next((place + 1 for place, token in enumerate(wanted) if token in stops), len(draft))
-    assert found.tokens[:end] == wanted[:end]
+    assert work.tokens[:end] == wanted[:end]
 
 
 def test_a_right_draft_takes_one_pass_and_one_slip_of_the_pen_two() -> None:
     right = greedy(12)
     for draft, passes in ((right, 1), ([*right[:-1], right[-1] ^ 1], 2)):
-        found = verify(draft, first=after([]), causal=Causal(), stop_ids=(), limit=12)
-        assert (found.tokens, found.passes) == (right, passes)
-
-
-def test_interrupted_it_leaves_what_there_is() -> None:
-    draft = [after([]) ^ 1] * 6
-    found = verify(
-        draft, first=after([]), causal=Causal(), stop_ids=(), limit=6, interrupted=lambda: True
-    )
-    assert (found.tokens, found.passes) == (draft, 1)
+        work, lengths = verified(draft)
+        assert (work.tokens, len(lengths)) == (right, passes)
 
 
 @pytest.mark.parametrize("prompt", PROMPTS)

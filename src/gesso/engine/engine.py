@@ -1,9 +1,10 @@
 """The scheduler: which rows share the next forward.
 
 A step is: let in who fits; encode one chunk of a prompt, and the canvases that the last step
-finished; take one denoising step with every row that has a canvas. Prompts take turns, a chunk
-each. A long one therefore delays others' drafts by one chunk a step, and others' prompts by one
-chunk for each of theirs: never by all of it.
+finished; one causal pass over each canvas that is being verified; take one denoising step with
+every row that has a canvas at work. Prompts take turns, a chunk each. A long one therefore delays
+others' drafts by one chunk a step, and others' prompts by one chunk for each of theirs: never by
+all of it.
 """
 
 from __future__ import annotations
@@ -26,9 +27,10 @@ from gesso.engine.row import Row
 from gesso.engine.stepper import Stepper, make_stepper
 from gesso.generation.answer import Answer
 from gesso.generation.events import CanvasEvent, Commit, End, Result
-from gesso.generation.loop import step_events
+from gesso.generation.loop import draft, finish
 from gesso.generation.model import DiffusionGemma, Prompt
 from gesso.generation.request import Request
+from gesso.generation.verify import Verification
 
 # Steps of late whose time tells what the next will take; of fewer than `_TIMED` nothing is known,
 # for the first ones compile and record.
@@ -121,7 +123,10 @@ class Engine:
         events = self._drop_cancelled()
         self._admit()
         self._encode_chunk()
-        if rows := [row for row in self._rows if row.begun]:
+        for row in self._rows:
+            if row.verification is not None:
+                events += self._verify(row, row.verification)
+        if rows := [row for row in self._rows if row.denoises]:
             events += self._denoise(rows)
         self._rows = [row for row in self._rows if row.answer.finish_reason is None]
         return events
@@ -276,30 +281,38 @@ class Engine:
     def _follow(self, row: Row, output: StepOutput) -> list[CanvasEvent]:
         if row.answer.interrupted():
             output = output._replace(finished=torch.ones_like(output.finished))
-        elif row.follows is not None and output.finished:
-            output = self._verified(row, output, row.follows)
-        events = list(step_events(output, [row.answer], canvas=row.canvas, cap=row.policy.steps))
+        row.steps = output.step + 1
+        events: list[CanvasEvent] = [draft(row.answer, output, 0, canvas=row.canvas)]
+        if output.finished:
+            block = output.argmax[0].tolist()
+            if row.follows is None or row.answer.finish_reason is not None:
+                return events + self._finish(row, block)
+            row.verification = row.answer.verification(block, first=row.follows)
+        return events
+
+    def _verify(self, row: Row, work: Verification) -> list[CanvasEvent]:
+        """One causal pass over the row's finished canvas; its columns stay as they are."""
+        if not row.answer.interrupted():
+            columns = row.cache.prefix(row.cache.length)
+            assert columns is not None
+            ids = torch.tensor([work.reading], device=self.model.network.device)
+            said = self._stepper.likeliest(self._stepper.encode(ids, columns))
+            work.hear(said[0].tolist())
+            row.answer.forwards += 1
+        if not work.done and row.answer.finish_reason is None:
+            return []
+        row.verification, row.follows = None, work.follows
+        return self._finish(row, work.tokens)
+
+    def _finish(self, row: Row, block: Sequence[int]) -> list[CanvasEvent]:
+        cap = row.policy.steps
+        events = list(finish(row.answer, block, canvas=row.canvas, steps=row.steps, cap=cap))
         if isinstance(events[-1], Commit):
-            row.finished = output.argmax
+            row.finished = torch.tensor([block], device=self.model.network.device)
             row.canvas += 1
         elif isinstance(events[-1], End):
             self._stepper.leave(row)
         return events
-
-    def _verified(self, row: Row, output: StepOutput, follows: int) -> StepOutput:
-        """The finished canvas as left-to-right decoding has it; the row's columns stay as they
-        are."""
-
-        def causal(ids: Sequence[int]) -> list[int]:
-            cache = row.cache.prefix(row.cache.length)
-            assert cache is not None
-            tokens = torch.tensor([ids], device=self.model.network.device)
-            said = self._stepper.likeliest(self._stepper.encode(tokens, cache))
-            return [int(token) for token in said[0].tolist()]
-
-        found = row.answer.verified(output.argmax[0].tolist(), first=follows, causal=causal)
-        row.follows = found.follows
-        return output._replace(argmax=torch.tensor([found.tokens], device=output.argmax.device))
 
     def _fitted(self, row: Row) -> Policy:
         """The policy of the next canvas: with a time budget, of as many steps as there is time

@@ -12,6 +12,7 @@ from gesso.diffusion.loop import Policy
 from gesso.engine.prefix import Prefix
 from gesso.generation.answer import Answer
 from gesso.generation.request import Request
+from gesso.generation.verify import Verification
 
 
 @dataclass(kw_only=True)
@@ -19,7 +20,8 @@ class Row:
     """begun: whether its prompt is encoded, and a canvas at work. policy: of that canvas.
     prefix: what is kept of its columns for others. columns: the most it can come to. finished:
     the canvas before, (1, L), while it is still to be encoded. follows: what the causal pass writes
-    after its columns; known where canvases are verified."""
+    after its columns; known where canvases are verified. verification: of the canvas at hand, which
+    takes no more steps then. steps: that it took."""
 
     number: int
     request: Request
@@ -33,6 +35,13 @@ class Row:
     begun: bool = False
     finished: Tensor | None = None
     follows: int | None = None
+    verification: Verification | None = None
+    steps: int = 0
+
+    @property
+    def denoises(self) -> bool:
+        """Whether it takes part in the next step."""
+        return self.begun and self.verification is None and self.answer.finish_reason is None
 
     @property
     def pending(self) -> tuple[int, ...]:

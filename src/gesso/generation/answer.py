@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from gesso.generation.events import Commit, End, FinishReason, Result, Statistics
 from gesso.generation.request import Request
-from gesso.generation.verify import Verified, verify
+from gesso.generation.verify import Verification
 from gesso.processor import Processor
 
 
@@ -54,20 +54,14 @@ class Answer:
             self.finish_reason = "time"
         return self.finish_reason is not None
 
-    def verified(
-        self, draft: Sequence[int], *, first: int, causal: Callable[[Sequence[int]], Sequence[int]]
-    ) -> Verified:
-        """A finished canvas as left-to-right decoding has it; arguments as in `verify`."""
-        found = verify(
+    def verification(self, draft: Sequence[int], *, first: int) -> Verification:
+        """Of a finished canvas, before whose first token the causal pass would write `first`."""
+        return Verification(
             draft,
             first=first,
-            causal=causal,
             stop_ids=self.request.stop_ids,
             limit=self.request.config.max_new_tokens - len(self._ids),
-            interrupted=self.interrupted,
         )
-        self.forwards += found.passes
-        return found
 
     def commit(self, block: Sequence[int], *, canvas: int, steps: int, capped: bool) -> Commit:
         """Append a canvas up to its first stop, or to max_new_tokens.

@@ -65,10 +65,21 @@ def generate_events(
 
         denoiser = NetworkDenoiser(network, cache, positions)
         for output in denoise_canvas(denoiser, draws, policy, canvas=canvas, interrupt=interrupt):
-            if requests[0].config.verify:
-                _verify(output, answers, follows, network, cache, positions)
-            blocks[output.rows] = output.argmax
-            yield from step_events(output, answers, canvas=canvas, cap=policy.steps)
+            for place, row in enumerate(output.rows.tolist()):
+                answer = answers[row]
+                yield draft(answer, output, place, canvas=canvas)
+                if not output.finished[place]:
+                    continue
+                block = output.argmax[place].tolist()
+                if answer.request.config.verify:
+                    one = torch.tensor([row], device=device)
+                    columns, places = cache.select(one), positions[one]
+                    block, follows[row] = _verified(
+                        network, columns, places, answer, block, first=follows[row]
+                    )
+                blocks[row] = torch.tensor(block)
+                steps = output.step + 1
+                yield from finish(answer, block, canvas=canvas, steps=steps, cap=policy.steps)
         going = [i for i, answer in enumerate(answers) if answer.finish_reason is None]
         if not going:
             return
@@ -82,32 +93,28 @@ def generate_events(
         canvas += 1
 
 
-def step_events(
-    output: StepOutput, answers: Sequence[Answer], *, canvas: int, cap: int
-) -> Iterator[CanvasEvent]:
-    """A draft for each row that took the step; commit and end for those that it finished.
+def draft(answer: Answer, output: StepOutput, place: int, *, canvas: int) -> Draft:
+    """What a step shows of one of the rows that took it."""
+    answer.saw_draft()
+    return Draft(
+        row=answer.row,
+        canvas=canvas,
+        step=output.step,
+        tokens=output.argmax[place],
+        entropy=output.entropy[place],
+        accepted=output.accepted[place],
+    )
 
-    cap: the steps of the policy that these canvases are refined by.
-    """
-    finished = output.finished.tolist()
-    for place, row in enumerate(output.rows.tolist()):
-        answer = answers[row]
-        answer.saw_draft()
-        yield Draft(
-            row=answer.row,
-            canvas=canvas,
-            step=output.step,
-            tokens=output.argmax[place],
-            entropy=output.entropy[place],
-            accepted=output.accepted[place],
-        )
-        if finished[place]:
-            # A cancelled canvas is dropped: nobody waits for it any more.
-            if answer.finish_reason != "cancelled":
-                block, steps = output.argmax[place].tolist(), output.step + 1
-                yield answer.commit(block, canvas=canvas, steps=steps, capped=steps == cap)
-            if answer.finish_reason is not None:
-                yield answer.end()
+
+def finish(
+    answer: Answer, block: Sequence[int], *, canvas: int, steps: int, cap: int
+) -> Iterator[CanvasEvent]:
+    """A finished canvas, after so many steps of at most `cap`, and the end if that is one."""
+    # A cancelled canvas is dropped: nobody waits for it any more.
+    if answer.finish_reason != "cancelled":
+        yield answer.commit(block, canvas=canvas, steps=steps, capped=steps == cap)
+    if answer.finish_reason is not None:
+        yield answer.end()
 
 
 def _prefill(network: Network, prompt_ids: Sequence[int]) -> tuple[KVCache, int]:
@@ -118,28 +125,21 @@ def _prefill(network: Network, prompt_ids: Sequence[int]) -> tuple[KVCache, int]
     return cache, int(network.head(hidden[:, -1:]).argmax())
 
 
-def _verify(
-    output: StepOutput,
-    answers: Sequence[Answer],
-    follows: list[int],
+def _verified(
     network: Network,
     cache: KVCache,
     positions: Tensor,
-) -> None:
-    """Put right the canvases that this step finished, row by row, and what follows them."""
-    for place, row in enumerate(output.rows.tolist()):
-        if not output.finished[place] or answers[row].finish_reason is not None:
-            continue
-
-        def causal(ids: Sequence[int], row: int = row) -> list[int]:
-            tokens = torch.tensor([ids], device=network.device)
-            own = cache.select(torch.tensor([row], device=network.device))
-            places = positions[row : row + 1, : len(ids)]
-            hidden = network.encode(tokens, cache=own, positions=places)
-            said: list[int] = network.head(hidden)[0].argmax(-1).tolist()
-            return said
-
-        draft = output.argmax[place]
-        found = answers[row].verified(draft.tolist(), first=follows[row], causal=causal)
-        draft.copy_(torch.tensor(found.tokens))
-        follows[row] = found.follows
+    answer: Answer,
+    block: Sequence[int],
+    *,
+    first: int,
+) -> tuple[list[int], int]:
+    """One row's finished canvas as left-to-right decoding has it, and what follows."""
+    work = answer.verification(block, first=first)
+    while not work.done and not answer.interrupted():
+        ids = torch.tensor([work.reading], device=network.device)
+        columns = cache.select(torch.zeros(1, dtype=torch.int64, device=network.device))
+        hidden = network.encode(ids, cache=columns, positions=positions[:, : ids.shape[1]])
+        work.hear(network.head(hidden)[0].argmax(-1).tolist())
+        answer.forwards += 1
+    return work.tokens, work.follows

@@ -9,39 +9,36 @@ whatever the canvas held. A right canvas takes one pass, a useless one as many a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Sequence
-from typing import NamedTuple
+from collections.abc import Container, Sequence
 
 
-class Verified(NamedTuple):
-    """tokens: the draft's, put right; behind a stop, or the limit, as they were. follows: what the
-    causal pass writes after them. passes: that it took."""
+class Verification:
+    """tokens: the draft's, put right as far as is known. done: whether a pass agreed with all up to
+    the first stop, and to the limit at most; what is behind does not count. follows: what the
+    causal pass writes after that."""
 
-    tokens: list[int]
-    follows: int
-    passes: int
+    def __init__(
+        self, draft: Sequence[int], *, first: int, stop_ids: Container[int], limit: int
+    ) -> None:
+        """first: what the causal pass writes in the draft's first place. limit: how many tokens of
+        it are wanted, at least 1."""
+        self.tokens = list(draft)
+        self.follows = first
+        self.done = False
+        self._first = first
+        self._stop_ids = stop_ids
+        self._limit = limit
 
+    @property
+    def reading(self) -> list[int]:
+        """What the next pass is to read."""
+        wanted = self.tokens[: self._limit]
+        stops = (place + 1 for place, token in enumerate(wanted) if token in self._stop_ids)
+        return wanted[: next(stops, None)]
 
-def verify(
-    draft: Sequence[int],
-    *,
-    first: int,
-    causal: Callable[[Sequence[int]], Sequence[int]],
-    stop_ids: Container[int],
-    limit: int,
-    interrupted: Callable[[], bool] = lambda: False,
-) -> Verified:
-    """Until a pass agrees with all that it reads, up to the first stop and `limit` tokens at most.
-
-    first: what the causal pass writes in the first place. causal: what it writes after each of
-    these tokens. interrupted: asked after each pass; the tokens are then as far as they have come.
-    """
-    tokens, passes = list(draft), 0
-    while True:
-        cut = tokens[:limit]
-        end = next((place + 1 for place, token in enumerate(cut) if token in stop_ids), len(cut))
-        *said, follows = [first, *causal(tokens[:end])]
-        passes += 1
-        if said == tokens[:end] or interrupted():
-            return Verified(tokens, follows, passes)
-        tokens[:end] = said
+    def hear(self, said: Sequence[int]) -> None:
+        """said: which token the pass writes after each of those that it read."""
+        read = self.reading
+        *here, self.follows = [self._first, *said]
+        self.done = here == read
+        self.tokens[: len(here)] = here
