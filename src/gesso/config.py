@@ -345,8 +345,7 @@ class GenerationConfig:
     """What generation does when the caller does not say (generation_config.json, model-spec §6).
 
     `entropy_bound` and `confidence_threshold` in nats; temperatures divide the logits.
-    `confidence_threshold` or `stability_threshold` None switches the adaptive stop off. `verify`
-    is ours: the published files do not have it, and it is written only where it is on.
+    `confidence_threshold` or `stability_threshold` None switches the adaptive stop off.
     """
 
     max_new_tokens: int = 256
@@ -356,7 +355,6 @@ class GenerationConfig:
     temperature_end: float = 0.4
     stability_threshold: int | None = 1
     confidence_threshold: float | None = 0.005
-    verify: bool = False
     eos_token_ids: tuple[int, ...] = ()
     pad_token_id: int = 0
 
@@ -371,8 +369,6 @@ class GenerationConfig:
             whole("stability_threshold", self.stability_threshold, low=0)
         if self.confidence_threshold is not None:
             number("confidence_threshold", self.confidence_threshold, zero=True)
-        if not isinstance(self.verify, bool):
-            raise ValueError(f"verify: got {self.verify!r}; true or false is expected")
         whole("pad_token_id", self.pad_token_id, low=0)
 
     @classmethod
@@ -389,7 +385,6 @@ class GenerationConfig:
             "temperature_end": raw.get("t_min"),
             "stability_threshold": raw.get("stability_threshold"),
             "confidence_threshold": raw.get("confidence_threshold"),
-            "verify": raw.get("verify"),
             "pad_token_id": value_or(raw, "pad_token_id", model.text.pad_token_id),
         }
         given: dict[str, Any] = {name: value for name, value in found.items() if value is not None}
@@ -412,7 +407,6 @@ class GenerationConfig:
             confidence_threshold=self.confidence_threshold if adaptive else 0.0,
             eos_token_id=list(self.eos_token_ids),
             pad_token_id=self.pad_token_id,
-            **({"verify": True} if self.verify else {}),
         )
 
 

@@ -74,7 +74,7 @@ def test_verified(run: Run, checkpoint: Path) -> None:
     words = ("generate", "3 boxes", "--model", checkpoint, "--verify")
     wanted = gesso.load(checkpoint).generate("3 boxes", mode="autoregressive").text
     assert run(*words).out == wanted + "\n"
-    assert run(*words[:-1]).out == run(*words[:-1], "--no-verify").out != wanted + "\n"
+    assert run(*words[:-1]).out != wanted + "\n"
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ BAD = [
     ("stop", b"ab", "string"),
     ("stop", (s for s in "ab"), "string"),  # would be empty at its second reading
     ("adaptive_stop", "no", "True or False"),
-    ("verify", 1, "True, False or None"),
+    ("verify", 1, "True or False"),
     ("adaptive_stop", None, "True or False"),
     ("ignore_stop_tokens", 0, "True or False"),
 ]

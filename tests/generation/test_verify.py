@@ -90,11 +90,11 @@ def test_a_stop_token_ends_it_where_the_causal_pass_writes_one(dg: DiffusionGemm
     keys = dict(raw=True, max_new_tokens=14, max_denoising_steps=2)
     whole = dg.generate(PROMPTS[1], mode="autoregressive", ignore_stop_tokens=True, **keys)
     stop = whole.token_ids[7]
-    dg.generation = replace(dg.generation, eos_token_ids=(stop,), verify=True)
-    result = dg.generate(PROMPTS[1], **keys)
+    dg.generation = replace(dg.generation, eos_token_ids=(stop,))
+    result = dg.generate(PROMPTS[1], verify=True, **keys)
     assert result.token_ids == whole.token_ids[: whole.token_ids.index(stop) + 1]
     assert result.finish_reason == "stop"
-    assert dg.generate(PROMPTS[1], verify=False, **keys).token_ids != result.token_ids
+    assert dg.generate(PROMPTS[1], **keys).token_ids != result.token_ids
 
 
 def test_in_company_as_alone(dg: DiffusionGemma) -> None:

@@ -92,7 +92,7 @@ def add_generation(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--verify",
-        action=argparse.BooleanOptionalAction,
+        action="store_true",
         help="canvases are drafts of what the causal pass writes, token for token",
     )
     group.add_argument(

@@ -197,7 +197,7 @@ class Engine:
         network = self.model.network
         ids = request.prompt_ids
         # What follows a prompt is known where it ends: its last token is then encoded here.
-        prefix = self.prefixes.find(ids[:-1] if request.config.verify else ids)
+        prefix = self.prefixes.find(ids[:-1] if request.parameters.verify else ids)
         return Row(
             number=number,
             request=request,
@@ -223,7 +223,7 @@ class Engine:
             row = self._rows.pop(place)
             self._rows.append(row)
             hidden = self._encode(row, row.pending[: self._chunk], mark=True)
-            if row.request.config.verify and not row.pending:
+            if row.request.parameters.verify and not row.pending:
                 row.follows = int(self._stepper.likeliest(hidden[:, -1:]))
         for row in self._rows:
             if not row.begun and not row.pending:

@@ -71,7 +71,7 @@ def generate_events(
                 if not output.finished[place]:
                     continue
                 block = output.argmax[place].tolist()
-                if answer.request.config.verify:
+                if answer.request.parameters.verify:
                     one = torch.tensor([row], device=device)
                     columns, places = cache.select(one), positions[one]
                     block, follows[row] = _verified(

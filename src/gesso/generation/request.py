@@ -41,7 +41,7 @@ class Parameters:
     stability: int | None = None
     confidence: float | None = None
     adaptive_stop: bool = True
-    verify: bool | None = None
+    verify: bool = False
     time_budget: float | None = None
     stop: Sequence[str] = ()
     ignore_stop_tokens: bool = False
@@ -62,11 +62,9 @@ class Parameters:
         ):
             if getattr(self, name) is not None:
                 number(name, getattr(self, name))
-        for name in ("adaptive_stop", "ignore_stop_tokens"):
+        for name in ("adaptive_stop", "verify", "ignore_stop_tokens"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name}: got {getattr(self, name)!r}; True or False is expected")
-        if self.verify is not None and not isinstance(self.verify, bool):
-            raise ValueError(f"verify: got {self.verify!r}; True, False or None is expected")
         object.__setattr__(self, "stop", _strings("stop", self.stop))
 
     def over(self, defaults: GenerationConfig) -> GenerationConfig:
@@ -79,7 +77,6 @@ class Parameters:
             "temperature_end": self.temperature_end,
             "stability_threshold": self.stability,
             "confidence_threshold": self.confidence,
-            "verify": self.verify,
         }
         changes: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
         return replace(defaults, **changes)

@@ -272,4 +272,4 @@ def _generation(defaults: Mapping[str, Any]) -> str:
         "at most {max_new_tokens:,} tokens and {max_denoising_steps} steps a canvas, entropy bound "
         "{entropy_bound}, temperature {temperature_start} to {temperature_end}, stability "
         "{stability_threshold}, confidence {confidence_threshold}"
-    ).format(**defaults) + (", verified" if defaults["verify"] else "")
+    ).format(**defaults)
