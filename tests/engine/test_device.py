@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from gesso.cache import KVCache
 from gesso.engine import Engine
-from gesso.engine.canvas_pass import CanvasPass
 from gesso.engine.device import DeviceSteps
+from gesso.engine.kernel_runner import KernelRunner
 from gesso.engine.slots import Slots
 from gesso.generation.model import DiffusionGemma
 from gesso.model.quantize import SCHEMES, quantize_network
@@ -73,7 +73,7 @@ def test_a_mate_changes_no_bit(
     quantize_network(network, SCHEMES["fp8"])
     ids = torch.arange(20, 22 + 2 * L, device=device)[None]
     prompt, finished, canvas = ids.split([2, L, L], dim=1)
-    kernels = CanvasPass(network)
+    kernels = KernelRunner(network)
 
     def begun() -> KVCache:
         cache = network.new_cache(batch_size=1)
@@ -86,7 +86,7 @@ def test_a_mate_changes_no_bit(
     slots = Slots(text, rows=1, columns=columns, dtype=network.dtype, device=device)
     slots.put(0, apart)
     soft = torch.zeros(1, L, text.hidden_size, dtype=network.dtype, device=device)
-    hidden = kernels(canvas, soft, slots)
+    hidden = kernels.denoise_hidden(canvas, soft, slots)
 
     alone = begun()
     assert torch.equal(network.commit(finished, canvas, cache=alone, by=kernels)[0], hidden)
@@ -145,7 +145,7 @@ def test_prompts_are_encoded_by_kernels_too(
 
     def encoded(kernels: bool) -> list[torch.Tensor]:
         monkeypatch.setattr("gesso.kernels.choice.runs_kernels", lambda x: kernels)
-        cache, by = network.new_cache(batch_size=1), CanvasPass(network) if kernels else None
+        cache, by = network.new_cache(batch_size=1), KernelRunner(network) if kernels else None
         network.encode(ids[:, :5], cache=cache, by=by)
         hidden = network.encode(ids[:, 5:], cache=cache, images=soft, by=by)
         return [hidden, *(t for i in range(len(network.layers)) for t in cache.layer(i))]
@@ -169,7 +169,7 @@ def test_a_commit_looks_by_kernels_too(
         cache = network.new_cache(batch_size=1)
         network.encode(prompt, cache=cache)
         monkeypatch.setattr("gesso.kernels.choice.runs_kernels", lambda x: kernels)
-        by = CanvasPass(network) if kernels else None
+        by = KernelRunner(network) if kernels else None
         hidden = network.commit(finished, canvas, cache=cache, by=by)
         monkeypatch.undo()
         return [hidden, *(t for i in range(len(network.layers)) for t in cache.layer(i))]

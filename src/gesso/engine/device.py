@@ -20,7 +20,7 @@ from gesso.diffusion.loop import StepOutput
 from gesso.diffusion.rng import Stream, split_seeds
 from gesso.diffusion.sampler import EntropyBound
 from gesso.diffusion.stopping import NeverEarly, StableAndConfident
-from gesso.engine.canvas_pass import CanvasPass
+from gesso.engine.kernel_runner import KernelRunner
 from gesso.engine.row import Row
 from gesso.engine.slots import Slots
 from gesso.engine.stepper import activations
@@ -104,7 +104,7 @@ class DeviceSteps:
 
         self._network = network
         self._records = network.device.type != "cpu"
-        self._pass = CanvasPass(network)
+        self._kernels = KernelRunner(network)
         self._rows = rows
         self._placed: list[Row | None] = [None] * rows  # by slot
         self._taken = [0] * rows  # steps of the canvas at hand, by slot
@@ -156,7 +156,7 @@ class DeviceSteps:
             self._taken[at] += 1
 
     def encode(self, ids: Tensor, cache: KVCache) -> Tensor:
-        return self._network.encode(ids, cache=cache, by=self._pass)
+        return self._network.encode(ids, cache=cache, by=self._kernels)
 
     def likeliest(self, hidden: Tensor) -> Tensor:
         network, count = self._network, hidden.shape[1]
@@ -169,7 +169,7 @@ class DeviceSteps:
 
     def commit(self, row: Row, tokens: Tensor) -> StepOutput:
         canvas = row.draws.initial(row.canvas)
-        hidden = self._network.commit(tokens, canvas, cache=row.cache, by=self._pass)
+        hidden = self._network.commit(tokens, canvas, cache=row.cache, by=self._kernels)
         self.begin(row)
         canvases, at = self._canvases[row.request.canvas_length], self._slot_of(row)
         one = slice(at, at + 1)
@@ -271,7 +271,8 @@ class DeviceSteps:
         """The first so many slots, finished ones among them: those stay as they are."""
         assert self._slots is not None
         tokens, soft = canvases.state.tokens[:rows], canvases.soft[:rows]
-        return self._end(canvases, slice(rows), self._pass(tokens, soft, self._slots))
+        hidden = self._kernels.denoise_hidden(tokens, soft, self._slots)
+        return self._end(canvases, slice(rows), hidden)
 
     def _end(self, canvases: _Canvases, rows: slice, hidden: Tensor) -> _Outcome:
         """What follows from the hidden states (b * L, M) of these slots."""

@@ -31,12 +31,12 @@ from gesso.quant import QuantExperts, QuantLinear
 _Stack = dict[str, Tensor] | Tensor
 
 
-class CanvasPass:
+class KernelRunner:
     def __init__(self, network: Network) -> None:
         self._network = network
         self._eps = network.config.text.rms_norm_eps
 
-    def __call__(self, tokens: Tensor, soft: Tensor, slots: Slots) -> Tensor:
+    def denoise_hidden(self, tokens: Tensor, soft: Tensor, slots: Slots) -> Tensor:
         """`Network.denoise_hidden`: tokens (B, L) int64, soft (B, L, M), for the first B slots ->
         (B * L, M) hidden states after the last norm."""
         network, (rows, length) = self._network, tokens.shape
