@@ -291,10 +291,10 @@ class Engine:
         return events
 
     def _verify(self, row: Row, work: Verification) -> list[CanvasEvent]:
-        """One causal pass over the row's finished canvas; its columns stay as they are."""
+        """One causal pass over the row's finished canvas; the last has its columns."""
+        columns = row.cache.prefix(row.cache.length)
+        assert columns is not None
         if not row.answer.interrupted():
-            columns = row.cache.prefix(row.cache.length)
-            assert columns is not None
             ids = torch.tensor([work.reading], device=self.model.network.device)
             said = self._stepper.likeliest(self._stepper.encode(ids, columns))
             work.hear(said[0].tolist())
@@ -302,7 +302,12 @@ class Engine:
         if not work.done and row.answer.finish_reason is None:
             return []
         row.verification, row.follows = None, work.follows
-        return self._finish(row, work.tokens)
+        events = self._finish(row, work.tokens)
+        if row.finished is not None:
+            row.cache = columns
+            self._keep(row, work.tokens, mark=False)
+            self._begin(row)
+        return events
 
     def _finish(self, row: Row, block: Sequence[int]) -> list[CanvasEvent]:
         cap = row.policy.steps
