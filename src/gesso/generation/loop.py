@@ -22,6 +22,7 @@ from gesso.generation.answer import Answer
 from gesso.generation.denoiser import NetworkDenoiser
 from gesso.generation.events import CanvasEvent, Draft
 from gesso.generation.request import Request
+from gesso.generation.verify import Verification
 from gesso.model.network import Network
 from gesso.processor import Processor
 
@@ -72,11 +73,9 @@ def generate_events(
                     continue
                 block = output.argmax[place].tolist()
                 if answer.request.parameters.verify:
-                    one = torch.tensor([row], device=device)
-                    columns, places = cache.select(one), positions[one]
-                    block, follows[row] = _verified(
-                        network, columns, places, answer, block, first=follows[row]
-                    )
+                    work = answer.verification(block, first=follows[row])
+                    _verify(work, network, cache, positions, answer, row)
+                    block, follows[row] = work.tokens, work.follows
                 blocks[row] = torch.tensor(block)
                 steps = output.step + 1
                 yield from finish(answer, block, canvas=canvas, steps=steps, cap=policy.steps)
@@ -125,21 +124,19 @@ def _prefill(network: Network, prompt_ids: Sequence[int]) -> tuple[KVCache, int]
     return cache, int(network.head(hidden[:, -1:]).argmax())
 
 
-def _verified(
+def _verify(
+    work: Verification,
     network: Network,
     cache: KVCache,
     positions: Tensor,
     answer: Answer,
-    block: Sequence[int],
-    *,
-    first: int,
-) -> tuple[list[int], int]:
-    """One row's finished canvas as left-to-right decoding has it, and what follows."""
-    work = answer.verification(block, first=first)
+    row: int,
+) -> None:
+    """Causal passes over the finished canvas of one row; the batch's columns stay as they are."""
+    one = torch.tensor([row], device=network.device)
     while not work.done and not answer.interrupted():
         ids = torch.tensor([work.reading], device=network.device)
-        columns = cache.select(torch.zeros(1, dtype=torch.int64, device=network.device))
-        hidden = network.encode(ids, cache=columns, positions=positions[:, : ids.shape[1]])
+        places = positions[one, : ids.shape[1]]
+        hidden = network.encode(ids, cache=cache.select(one), positions=places)
         work.hear(network.head(hidden)[0].argmax(-1).tolist())
         answer.forwards += 1
-    return work.tokens, work.follows
