@@ -12,7 +12,8 @@ prompt nor a prefix that is taken over change what is seen.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -128,6 +129,36 @@ class KVCache:
             None if self.config.is_full(index) else kept for index, kept in enumerate(self._layers)
         ]
 
+    @contextmanager
+    def untrimmed(self) -> Iterator[None]:
+        """While it lasts what is written drops no columns; then sliding layers are trimmed."""
+        trim, self._trim = self._trim, False
+        try:
+            yield
+        finally:
+            self._trim = trim
+            self.cut(self.length)
+
+    def cut(self, length: int) -> None:
+        """Drop the columns from `length` on. Nothing of a window may have been trimmed since."""
+        assert self.mask is None, "columns of padded rows stand at different places"
+        for index, kept in enumerate(self._layers):
+            if kept is not None:
+                self._layers[index] = self._cut(index, kept, self.length - length)
+        self.length = length
+
+    def _cut(self, index: int, pair: LayerColumns, behind: int) -> LayerColumns:
+        """A layer's columns but the last so many, trimmed to the window where that is done."""
+        end = pair[0].shape[2] - behind
+        window = self.config.sliding_window - 1
+        trimmed = self._trim and not self.config.is_full(index)
+        first = max(0, end - window) if trimmed else 0
+        if first == 0 and not behind:
+            return pair
+        # Copies, so that the columns which fell out of the window are freed.
+        keys, values = (t.narrow(2, first, end - first).clone() for t in pair)
+        return keys, values
+
     @property
     def nbytes(self) -> int:
         return sum(t.numel() * t.element_size() for kept in self._layers for t in kept or ())
@@ -224,21 +255,14 @@ class CacheWriter:
 
     def close(self) -> None:
         """Keep what was written, trimmed to the window."""
-        config, cache = self.cache.config, self.cache
+        cache = self.cache
         assert None not in self._new, "a pass ended before its last layer"
         for index in range(len(self._new)):
             # Layer by layer, so that what is trimmed is never there whole and trimmed of all.
             pair, self._new[index] = self._new[index], None
             assert pair is not None
-            if cache._trim and not config.is_full(index):
-                keep = min(config.sliding_window - 1, pair[0].shape[2])
-                # Copies, so that the columns which fell out of the window are freed.
-                pair = (
-                    pair[0].narrow(2, pair[0].shape[2] - keep, keep).clone(),
-                    pair[1].narrow(2, pair[1].shape[2] - keep, keep).clone(),
-                )
             # One memory layout, whatever the pass made: every step of a canvas reads it.
-            keys, values = (t.contiguous() for t in pair)
+            keys, values = (t.contiguous() for t in cache._cut(index, pair, 0))
             cache._layers[index] = keys, values
         cache._read_as = self._read_as
         cache.length += self.columns

@@ -101,6 +101,19 @@ def test_sliding_layers_keep_a_window_less_one(network: Network) -> None:
         assert encoded(network, tokens(1, length), trim=False).kept(0) == length
 
 
+@pytest.mark.parametrize("kept", [0, 1, WINDOW, 9])
+def test_columns_that_are_cut_leave_no_trace(network: Network, kept: int) -> None:
+    """What was read in vain, a window and more of it, is read again with other tokens."""
+    ids, wrong = tokens(1, 19), tokens(1, 9, seed=1)
+    cache = encoded(network, ids[:, :8])
+    with cache.untrimmed():
+        network.encode(torch.cat((ids[:, 8 : 8 + kept], wrong[:, kept:]), 1), cache=cache)
+        cache.cut(8 + kept)
+    assert_same_cache(cache, encoded(network, ids[:, : 8 + kept]))
+    network.encode(ids[:, 8 + kept :], cache=cache)
+    assert_same_cache(cache, encoded(network, ids))
+
+
 def in_fp8(t: Tensor) -> Tensor:
     return t.to(torch.float8_e4m3fn).to(t.dtype)
 

@@ -291,20 +291,21 @@ class Engine:
         return events
 
     def _verify(self, row: Row, work: Verification) -> list[CanvasEvent]:
-        """One causal pass over the row's finished canvas; the last has its columns."""
-        columns = row.cache.prefix(row.cache.length)
-        assert columns is not None
+        """One causal pass over what is not known yet of the row's finished canvas. Of its columns
+        those are kept whose tokens turn out to be right."""
         if not row.answer.interrupted():
+            before = row.cache.length - work.known
             ids = torch.tensor([work.reading], device=self.model.network.device)
-            said = self._stepper.likeliest(self._stepper.encode(ids, columns))
-            work.hear(said[0].tolist())
+            with row.cache.untrimmed():
+                said = self._stepper.likeliest(self._stepper.encode(ids, row.cache))
+                work.hear(said[0].tolist())
+                row.cache.cut(before + work.known)
             row.answer.forwards += 1
         if not work.done and row.answer.finish_reason is None:
             return []
         row.verification, row.follows = None, work.follows
         events = self._finish(row, work.tokens)
         if row.finished is not None:
-            row.cache = columns
             self._keep(row, work.tokens, mark=False)
             self._begin(row)
         return events

@@ -132,11 +132,12 @@ def _verify(
     answer: Answer,
     row: int,
 ) -> None:
-    """Causal passes over the finished canvas of one row; the batch's columns stay as they are."""
+    """Causal passes over the finished canvas of one row, each from its start; the batch's columns
+    stay as they are."""
     one = torch.tensor([row], device=network.device)
     while not work.done and not answer.interrupted():
-        ids = torch.tensor([work.reading], device=network.device)
-        places = positions[one, : ids.shape[1]]
-        hidden = network.encode(ids, cache=cache.select(one), positions=places)
-        work.hear(network.head(hidden)[0].argmax(-1).tolist())
+        ids = work.tokens[: work.known] + work.reading
+        tokens, places = torch.tensor([ids], device=network.device), positions[one, : len(ids)]
+        hidden = network.encode(tokens, cache=cache.select(one), positions=places)
+        work.hear(network.head(hidden[:, work.known :])[0].argmax(-1).tolist())
         answer.forwards += 1

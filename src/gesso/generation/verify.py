@@ -13,9 +13,10 @@ from collections.abc import Container, Sequence
 
 
 class Verification:
-    """tokens: the draft's, put right as far as is known. done: whether a pass agreed with all up to
-    the first stop, and to the limit at most; what is behind does not count. follows: what the
-    causal pass writes after that."""
+    """tokens: the draft's, put right as far as is known. known: how many passes have read and found
+    right; they need not be read again. follows: what the causal pass writes after those. done:
+    whether that is all, up to the first stop and to the limit at most; what is behind does not
+    count."""
 
     def __init__(
         self, draft: Sequence[int], *, first: int, stop_ids: Container[int], limit: int
@@ -23,22 +24,23 @@ class Verification:
         """first: what the causal pass writes in the draft's first place. limit: how many tokens of
         it are wanted, at least 1."""
         self.tokens = list(draft)
+        self.known = 0
         self.follows = first
         self.done = False
-        self._first = first
         self._stop_ids = stop_ids
         self._limit = limit
 
     @property
     def reading(self) -> list[int]:
-        """What the next pass is to read."""
-        wanted = self.tokens[: self._limit]
+        """What the next pass is to read, after the known ones."""
+        wanted = self.tokens[self.known : self._limit]
         stops = (place + 1 for place, token in enumerate(wanted) if token in self._stop_ids)
         return wanted[: next(stops, None)]
 
     def hear(self, said: Sequence[int]) -> None:
         """said: which token the pass writes after each of those that it read."""
-        read = self.reading
-        *here, self.follows = [self._first, *said]
-        self.done = here == read
-        self.tokens[: len(here)] = here
+        read, here = self.reading, [self.follows, *said]
+        right = next((i for i, token in enumerate(read) if token != here[i]), len(read))
+        self.done, self.follows = right == len(read), here[right]
+        self.tokens[self.known : self.known + len(read)] = here[: len(read)]
+        self.known += right
