@@ -12,6 +12,7 @@ import pytest
 from gesso.tasks import Example, get_task
 from gesso.tasks.extract.forms import distractors, forms, rules
 from gesso.tasks.extract.lexicon import POOLS, lexicon
+from gesso.tasks.extract.names import LETTERS, PIECES, Names, invented
 from gesso.tasks.extract.notation import Expander, Span, parse, rule_names
 from gesso.tasks.extract.schema import KEYS, serialise
 from gesso.tasks.extract.sentence import answer, capitalise, tidy
@@ -19,6 +20,7 @@ from gesso.tasks.extract.task import LONGEST, PREFIX, mix
 from gesso.tasks.extract.things import groups, in_words, phrases
 from gesso.tasks.extract.values import Values
 from gesso.tasks.extract.verdict import judge
+from tests.terminal.conftest import TINY
 
 SPLITS = ("train", "names", "forms", "wider")
 # A rule or a slot that was not expanded; brackets alone may be a form's own.
@@ -167,6 +169,21 @@ def test_the_wider_vocabulary_holds_the_core() -> None:
     assert groups(wide=True)[: len(groups())] == groups()
     assert all(group.adjectives and group.nouns for group in groups(wide=True))
     assert set(phrases()) < set(phrases(wide=True))
+
+
+def test_invented_words_have_every_piece_of_the_vocabulary() -> None:
+    """Of up to six letters: what only a held-out name holds would otherwise never be written."""
+    vocabulary = json.loads((TINY / "tokenizer.json").read_text())["model"]["vocab"]
+    pieces = {word.lower() for word in vocabulary if word.isascii() and word.isalpha()}
+    assert {piece for piece in pieces if 2 <= len(piece) <= 6} <= set(PIECES)
+    rng, words = Random(3), [invented(Random(seed)) for seed in range(3000)]
+    assert all(word == word.lower() and word.isalpha() for word in words)
+    assert len(set(words)) > 2950
+    assert sum(letter in word for word in words for letter in LETTERS) > 300
+    # Held-out names stay out, however a word comes about.
+    held = lexicon(held=False).forbidden
+    names = Names(rng=rng, pools=lexicon(held=False), pseudo=1.0)
+    assert not held.intersection(names.first().lower() for _ in range(3000))
 
 
 def test_numbers_in_words() -> None:

@@ -16,10 +16,21 @@ CELTIC, TRADES, SUFFIXES = _WORDS["celtic"], _WORDS["trades"], _WORDS["suffixes"
 # Syllables; an entry may be empty or stand there twice, to be drawn more often.
 ONSETS, VOWELS, CODAS = _WORDS["onsets"], _WORDS["vowels"], _WORDS["codas"]
 _MORE = table("names_wide")
+_PIECES = table("pieces")
+LETTERS = _PIECES["letters"]
+PIECES = tuple(piece for key, row in _PIECES.items() if key != "letters" for piece in row)
 
 
 def invented(rng: Random, low: int = 2, high: int = 3) -> str:
-    """A lower-case word of random syllables that no one has seen."""
+    """A lower-case word that no one has seen, of random syllables or of pieces of other words.
+
+    Without the pieces, parts of the vocabulary that only held-out names have would never be copied.
+    """
+    if rng.random() < 0.5:
+        parts = rng.choices(PIECES, k=rng.randint(2, 3))
+        if rng.random() < 0.25:
+            parts.insert(rng.randint(0, len(parts)), rng.choice(LETTERS))
+        return "".join(parts)
     return "".join(
         rng.choice(ONSETS) + rng.choice(VOWELS) + rng.choice(CODAS)
         for _ in range(rng.randint(low, high))

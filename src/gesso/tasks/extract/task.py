@@ -81,8 +81,10 @@ class ExtractTask:
         while True:
             kind = kinds[int(rng.random() * len(kinds))]
             form = rng.choice(mix.forms[kind])
-            # Invented words come together: a text full of the unknown is one kind of text.
-            pseudo = 0.7 if rng.random() < mix.pseudo else 0.0
+            # Invented words come together: a text full of the unknown is one kind of text. They
+            # come one at a time too, as an unknown name does among others.
+            roll = rng.random()
+            pseudo = 0.7 if roll < mix.pseudo else 0.2 if roll < 3 * mix.pseudo else 0.0
             wide = mix.wide > 0 and rng.random() < mix.wide
             values = Values(kind=kind, rng=rng, pools=mix.pools, pseudo=pseudo, wide=wide)
             spans = sentence(form, values, mix)
