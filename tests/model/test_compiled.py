@@ -16,7 +16,7 @@ from gesso.kernels.cpu import library
 from gesso.model.compiled import CompiledPasses
 from gesso.model.network import Network
 from gesso.model.quantize import SCHEMES, quantize_network
-from tests.compiler import needs_compiler
+from tests.compiler import PRODUCTS, needs_compiler
 
 VOCAB, L = 96, 5
 SHAPES = {
@@ -28,6 +28,7 @@ SHAPES = {
         vocab_size=131, hidden_size=72, intermediate_size=104, moe_intermediate_size=40,
         num_experts=33, top_k_experts=1, head_dim=36, global_head_dim=40,
     ),
+    "odd inside": dict(intermediate_size=53, moe_intermediate_size=19, vocab_size=97),
 }  # fmt: skip
 
 
@@ -54,22 +55,35 @@ def denoiser(network: Network, cache: KVCache, lengths: tuple[int, ...]) -> Netw
     return NetworkDenoiser(network, cache, torch.tensor(lengths)[:, None] + torch.arange(L))
 
 
-def assert_as_exact(found: Tensor, own: Tensor, exact: Tensor) -> None:
-    """About as far from float64 as the network's own float32 pass: over 300 cases both errors come
-    to the same, and in one of them, which is a few numbers, they may be four times apart."""
-    error, theirs = ((x.double() - exact).square().mean().sqrt().item() for x in (found, own))
+def assert_as_exact(found: Tensor, own: Tensor, exact: Tensor, dtype: torch.dtype) -> None:
+    """About as far from float64 as the network's own pass in this dtype.
+
+    In float32 both errors come to the same over 300 cases, and in one of them, which is a few
+    numbers, they may be four times apart. In bfloat16 some tokens ask other experts, in this pass
+    or in that, so that what can be compared is how far off most of the numbers are: over 200 cases
+    two thirds as far, in one of them twice.
+    """
+    errors = [(x.double() - exact).abs() for x in (found, own)]
+    if dtype == torch.float32:
+        error, theirs = (x.square().mean().sqrt().item() for x in errors)
+    else:
+        error, theirs = (x.median().item() for x in errors)
     assert error <= 4 * theirs + 1e-6, f"{error:.1e} beside {theirs:.1e}"
 
 
 @needs_compiler
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 @pytest.mark.parametrize("lengths", [(2,), (5,), (6,), (7,), (40,), (3, 19, 6, 1)], ids=str)
+@pytest.mark.parametrize("dtype", PRODUCTS)
 def test_a_look_at_canvases(
-    make_network: Callable[..., Network], shape: dict[str, int], lengths: tuple[int, ...]
+    make_network: Callable[..., Network],
+    dtype: torch.dtype,
+    shape: dict[str, int],
+    lengths: tuple[int, ...],
 ) -> None:
     """Below, at and above the window of 6; rows alone and padded; two temperatures; with and
     without soft embedding."""
-    network = make_network(vision=False, **shape)
+    network = make_network(vision=False, **shape).to(dtype)
     double = deepcopy(network).double()
     denoisers = [denoiser(n, encoded(n, *lengths), lengths) for n in (double, network, network)]
     compiled = CompiledPasses(network)
@@ -80,21 +94,27 @@ def test_a_look_at_canvases(
             network.compiled = passes
             readings.append(seen.read(canvas, soft, temperature))
         exact, own, found = readings
-        assert torch.equal(found.belief.argmax, exact.belief.argmax)
-        assert_as_exact(found.soft, own.soft, exact.soft)
+        if dtype == torch.float32:
+            assert torch.equal(found.belief.argmax, exact.belief.argmax)
+        assert_as_exact(found.soft, own.soft, exact.soft, dtype)
         for part in ("probabilities", "entropy"):
-            assert_as_exact(*(getattr(reading.belief, part) for reading in (found, own, exact)))
+            parts = (getattr(reading.belief, part) for reading in (found, own, exact))
+            assert_as_exact(*parts, dtype)
         softs = [reading.soft for reading in readings]
 
 
 @needs_compiler
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 @pytest.mark.parametrize("lengths", [(1,), (4, 9)], ids=str)
+@pytest.mark.parametrize("dtype", PRODUCTS)
 def test_encoding_in_chunks(
-    make_network: Callable[..., Network], shape: dict[str, int], lengths: tuple[int, ...]
+    make_network: Callable[..., Network],
+    dtype: torch.dtype,
+    shape: dict[str, int],
+    lengths: tuple[int, ...],
 ) -> None:
     """Hidden states and every column, of one row and of padded ones; from chunk to chunk."""
-    network = make_network(vision=False, **shape)
+    network = make_network(vision=False, **shape).to(dtype)
     networks = [deepcopy(network).double(), network, deepcopy(network)]
     caches = [encoded(each, *lengths) for each in networks]
     networks[2].compiled = CompiledPasses(networks[2])
@@ -103,18 +123,19 @@ def test_encoding_in_chunks(
         exact, own, found = (
             each.encode(ids, cache=cache) for each, cache in zip(networks, caches, strict=True)
         )
-        assert_as_exact(found, own, exact)
+        assert_as_exact(found, own, exact, dtype)
         for layer in range(3):
             for exact, own, found in zip(*(cache.layer(layer) for cache in caches), strict=True):
-                assert_as_exact(found, own, exact)
+                assert_as_exact(found, own, exact, dtype)
         assert caches[2].length == caches[0].length
 
 
 @needs_compiler
+@pytest.mark.parametrize("dtype", PRODUCTS)
 def test_a_first_chunk_and_one_of_many_are_the_same_bits(
-    make_network: Callable[..., Network],
+    make_network: Callable[..., Network], dtype: torch.dtype
 ) -> None:
-    network = make_network(vision=False)
+    network = make_network(vision=False).to(dtype)
     network.compiled = CompiledPasses(network)
     whole, pieces = network.new_cache(batch_size=1), network.new_cache(batch_size=1)
     hidden = network.encode(tokens(1, 60), cache=whole)
@@ -125,9 +146,12 @@ def test_a_first_chunk_and_one_of_many_are_the_same_bits(
 
 
 @needs_compiler
-def test_a_rows_bits_depend_on_that_row_alone(make_network: Callable[..., Network]) -> None:
+@pytest.mark.parametrize("dtype", PRODUCTS)
+def test_a_rows_bits_depend_on_that_row_alone(
+    make_network: Callable[..., Network], dtype: torch.dtype
+) -> None:
     """Not on batch mates, on what they are padded to, or on the number of threads."""
-    network, lengths = make_network(vision=False), (3, 19, 6, 1)
+    network, lengths = make_network(vision=False).to(dtype), (3, 19, 6, 1)
     network.compiled = CompiledPasses(network)
     canvas, soft = tokens(4, L), torch.randn(4, L, 32, generator=torch.Generator().manual_seed(1))
     together = denoiser(network, encoded(network, *lengths), lengths).read(canvas, soft, 0.5)
@@ -257,10 +281,25 @@ def test_no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @needs_compiler
-def test_auto_is_where_only_memory_is_paid() -> None:
-    assert load("tiny", device="cpu", compile="auto").network.compiled is not None
-    for keys in (dict(dtype="bfloat16"), dict(quantize="fp8")):
-        assert load("tiny", device="cpu", compile="auto", **keys).network.compiled is None
+@pytest.mark.parametrize("dtype", PRODUCTS)
+def test_auto_is_where_only_memory_is_paid(dtype: torch.dtype) -> None:
+    keys = dict(device="cpu", compile="auto", dtype=str(dtype).removeprefix("torch."))
+    compiled = load("tiny", **keys).network.compiled
+    assert compiled is not None
+    assert compiled.products == dtype
+    assert load("tiny", quantize="fp8", **keys).network.compiled is None
+
+
+@needs_compiler
+@pytest.mark.skipif(
+    torch.cpu._is_avx512_bf16_supported(), reason="products read bfloat16 on this machine"
+)
+def test_bfloat16_without_instructions_for_it() -> None:
+    keys = dict(device="cpu", dtype="bfloat16")
+    assert load("tiny", compile="auto", **keys).network.compiled is None
+    compiled = load("tiny", compile=True, **keys).network.compiled
+    assert compiled is not None
+    assert compiled.products == torch.float32
 
 
 def test_auto_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,7 @@ import torch
 from gesso.checkpoint import resolve
 from gesso.environment import environment, fast_dtype
 from gesso.generation.model import DiffusionGemma, load
+from gesso.kernels.cpu.library import products_of
 from gesso.tasks import get_task
 
 _PROMPTS = 6
@@ -80,7 +81,7 @@ def bench_generate(
     dtypes = _dtypes(notes)
     ours = [Gesso(source, dtype) for dtype in dtypes]
     try:
-        ours.append(Gesso(source, "float32", compile=True))
+        ours += [Gesso(source, dtype, compile=True) for dtype in dtypes if _has_products(dtype)]
     except ValueError as error:
         notes.append(f"gesso (compiled) left out: {error}")
     first, contenders = ours[0], list[Contender](ours)
@@ -113,6 +114,12 @@ def _dtypes(notes: list[str]) -> list[str]:
         return ["float32", "bfloat16"]
     notes.append("bfloat16 left out: this CPU has no products for it, and takes far longer")
     return ["float32"]
+
+
+def _has_products(dtype: str) -> bool:
+    """Whether passes in C++ have any in this dtype. ValueError: there are no such passes."""
+    wanted: torch.dtype = getattr(torch, dtype)
+    return products_of(wanted) == wanted
 
 
 def _in_turns(

@@ -26,7 +26,7 @@ from gesso.generation.autoregressive import generate_autoregressive
 from gesso.generation.events import CanvasEvent, End, Result
 from gesso.generation.loop import generate_events
 from gesso.generation.request import Parameters, Request, make_request
-from gesso.kernels.cpu.library import is_available, library
+from gesso.kernels.cpu.library import is_available, library, products_of
 from gesso.model.compiled import CompiledPasses
 from gesso.model.network import Network
 from gesso.model.quantize import SCHEMES, is_quantized, quantize_network
@@ -192,10 +192,11 @@ def load(
     or "int4": keep the experts in that format and the other linear maps in FP8; for memory, no
     faster yet. A checkpoint that is in few bits on disk (docs/quantization.md) takes neither.
     kv_cache_dtype: "fp8" keeps keys and values in half of bfloat16's memory. compile: on a CPU,
-    passes in C++, several times as fast; they need a C++ compiler once, for some seconds, compute
-    in float32 from a copy of the weights, and do not see it when those are changed later. "auto":
-    where there is a compiler and the network is in float32 anyway. ValueError names what is wrong,
-    and comes before the weights are read unless it is about them.
+    passes in C++, several times as fast; they need a C++ compiler once, for some seconds, have a
+    copy of the weights, and do not see it when those are changed later. They compute in float32;
+    with dtype "bfloat16" their products read bfloat16 on CPUs that have instructions for it.
+    "auto": where there is a compiler, and the network is in what the products read anyway.
+    ValueError names what is wrong, and comes before the weights are read unless it is about them.
     """
     folder = resolve(source, revision=revision)
     place = pick_device(device)
@@ -235,8 +236,9 @@ def load(
 
 def _compiles_well(network: Network) -> bool:
     """Whether it costs a second copy of the weights and nothing else."""
-    wide = network.dtype == torch.float32 and not is_quantized(network)
-    return network.device.type == "cpu" and wide and is_available()
+    if network.device.type != "cpu" or is_quantized(network) or not is_available():
+        return False
+    return products_of(network.dtype) == network.dtype
 
 
 def _refuse_change(source: str | Path, **given: str | Path | None) -> None:

@@ -2,7 +2,8 @@
 
 On a CPU a small checkpoint spends more time between its matrix products than in them, and more in
 products of this size than their arithmetic takes. Weights are packed once, as the products want
-them, in float32 whatever the network holds; the columns that a canvas reads, once a canvas.
+them; the columns that a canvas reads, once a canvas. All is computed in float32, but that the
+products of a network in bfloat16 read bfloat16 where the CPU has instructions for that.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from gesso.kernels.cpu.library import (
     Work,
     library,
     pack,
+    products_of,
 )
 from gesso.model.layer import Layer
 from gesso.quant import QuantExperts, QuantLinear
@@ -50,7 +52,9 @@ class CompiledPasses:
     def __init__(self, network: Network) -> None:
         """ValueError: `library` cannot be built."""
         assert network.device.type == "cpu"
-        self._library, self._network = library(), network
+        self._network, self.products = network, products_of(network.dtype)
+        narrow = self.products == torch.bfloat16
+        self._pass = library().gesso_pass_bfloat16 if narrow else library().gesso_pass
         self._kept: list[Tensor] = []
         text, soft = network.config.text, network.self_conditioning
         layers = [layer for layer in network.layers if isinstance(layer, Layer)]
@@ -135,7 +139,7 @@ class CompiledPasses:
             columns=columns.layers,
             **parts,
         )
-        if not self._library.gesso_pass(ctypes.byref(self._weights), ctypes.byref(work)):
+        if not self._pass(ctypes.byref(self._weights), ctypes.byref(work)):
             raise IndexError("a token is outside the vocabulary")
 
     def _layer(self, layer: Layer) -> LayerWeights:
@@ -164,7 +168,7 @@ class CompiledPasses:
             down=self._matrix(layer.mlp.down),
             router_scale=self._vector(router.scale),
             expert_scale=self._vector(router.per_expert_scale),
-            router=self._matrix(router.proj),
+            router=self._packed(router.proj.weight, torch.float32),
             expert_gate=self._packed(gate),
             expert_up=self._packed(up),
             expert_down=self._packed(down),
@@ -174,11 +178,12 @@ class CompiledPasses:
     def _matrix(self, module: nn.Module) -> Matrix:
         return self._packed(_weight(module))
 
-    def _packed(self, weight: Tensor) -> Matrix:
-        """(N, depth), or those of all experts (E, N, depth)."""
-        panels = pack(weight)
-        count, depth, panel = panels.shape[-3:]
-        return Matrix(self._pointer(panels), depth, count * panel)
+    def _packed(self, weight: Tensor, dtype: torch.dtype | None = None) -> Matrix:
+        """(N, depth), or those of all experts (E, N, depth); dtype: of what the product reads."""
+        panel, dtype = library().gesso_panel(), dtype or self.products
+        rows, depth = weight.shape[-2:]
+        depth += -depth % (torch.float32.itemsize // dtype.itemsize)
+        return Matrix(self._pointer(pack(weight, dtype)), depth, rows + -rows % panel)
 
     def _vector(self, weight: Tensor | None) -> int:
         assert weight is not None

@@ -1,4 +1,5 @@
-// Elementary functions and the norm, written so that the compiler makes vectors of their loops.
+// Elementary functions and the norm, written so that the compiler makes vectors of their loops; which
+// it does not where it calls them.
 
 #pragma once
 
@@ -6,11 +7,39 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 namespace gesso {
 
+// A float's upper half.
+using bfloat16 = uint16_t;
+
+// To what products read; the nearest, a tie to the even one.
+template <class E>
+[[gnu::always_inline]] inline E narrow(float x) {
+  if constexpr (std::is_same_v<E, float>) {
+    return x;
+  } else {
+    uint32_t bits;
+    std::memcpy(&bits, &x, 4);
+    return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+  }
+}
+
+// What is left of a float that is kept so.
+template <class E>
+[[gnu::always_inline]] inline float rounded(float x) {
+  if constexpr (std::is_same_v<E, float>) {
+    return x;
+  } else {
+    const uint32_t bits = static_cast<uint32_t>(narrow<E>(x)) << 16;
+    std::memcpy(&x, &bits, 4);
+    return x;
+  }
+}
+
 // e^x to about 1e-7 of the value; 0 below -87.
-inline float exponential(float x) {
+[[gnu::always_inline]] inline float exponential(float x) {
   const float inside = std::min(std::max(x, -87.0f), 88.0f);
   const float shifted = inside * 1.44269504f + 12582912.0f;  // rounds to a whole number
   const float n = shifted - 12582912.0f;
@@ -31,7 +60,7 @@ inline float exponential(float x) {
 }
 
 // Odd rational approximation, to about 1e-7 of the value.
-inline float hyperbolic_tangent(float x) {
+[[gnu::always_inline]] inline float hyperbolic_tangent(float x) {
   const float z = std::min(std::max(x, -9.0f), 9.0f), s = z * z;
   float p = -2.76076847742355e-16f;
   p = p * s + 2.00018790482477e-13f;
@@ -47,22 +76,23 @@ inline float hyperbolic_tangent(float x) {
   return z * p / q;
 }
 
-inline float gelu(float x) {
+[[gnu::always_inline]] inline float gelu(float x) {
   return x / (1.0f + exponential(-x * (1.59576912f + 0.07135481f * x * x)));
 }
 
 // y = w * x / rms(x); without w where it is null.
-inline void norm(const float* x, const float* weight, float* y, int64_t size, float eps) {
+template <class E>
+inline void norm(const float* x, const float* weight, E* y, int64_t size, float eps) {
   float squares = 0;
 #pragma omp simd reduction(+ : squares)
   for (int64_t i = 0; i < size; ++i) squares += x[i] * x[i];
   const float inverse = 1.0f / std::sqrt(squares / size + eps);
   if (weight == nullptr) {
 #pragma omp simd
-    for (int64_t i = 0; i < size; ++i) y[i] = x[i] * inverse;
+    for (int64_t i = 0; i < size; ++i) y[i] = narrow<E>(x[i] * inverse);
   } else {
 #pragma omp simd
-    for (int64_t i = 0; i < size; ++i) y[i] = x[i] * inverse * weight[i];
+    for (int64_t i = 0; i < size; ++i) y[i] = narrow<E>(x[i] * inverse * weight[i]);
   }
 }
 

@@ -8,22 +8,26 @@
 
 namespace gesso {
 
+// E: what products read.
+template <class E>
 struct LayerWeights {
   int64_t heads, kv_heads, head_dim, full;
   const float *attention_norm, *post_attention_norm, *mlp_norm, *post_mlp_norm, *moe_norm,
       *post_moe_norm, *post_norm, *q_norm, *k_norm;
-  Matrix qkv, o, gate, up, down;
+  Matrix<E> qkv, o, gate, up, down;
   const float *router_scale, *expert_scale;
-  Matrix router, expert_gate, expert_up, expert_down;  // of the first expert; the others follow
+  Matrix<float> router;
+  Matrix<E> expert_gate, expert_up, expert_down;  // of the first expert; the others follow
   float scalar[2];  // of canvases, of causal passes
 };
 
+template <class E>
 struct NetworkWeights {
   int64_t layers, hidden, vocabulary, experts, chosen;
   float eps, embed_scale, softcap;
-  const LayerWeights* layer;
+  const LayerWeights<E>* layer;
   const float *embed, *final_norm, *soft_norm;
-  Matrix soft_gate, soft_up, soft_down, head, embedding;
+  Matrix<E> soft_gate, soft_up, soft_down, head, embedding;
 };
 
 // A layer's columns, cached and new: keys in panels of columns (B, K, panels, D, PANEL), values

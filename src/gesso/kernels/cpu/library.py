@@ -17,6 +17,7 @@ from ctypes import POINTER, Structure, c_float, c_int64, c_void_p
 from functools import cache
 from pathlib import Path
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -29,7 +30,7 @@ _FLAGS = (
 
 
 class Matrix(Structure):
-    """A packed matrix: `panels` (outputs / PANEL, depth, PANEL)."""
+    """A packed matrix: `panels` as `pack` gives them, with the depth and outputs of these."""
 
     _fields_ = (("panels", c_void_p), ("depth", c_int64), ("outputs", c_int64))
 
@@ -80,11 +81,21 @@ class Work(Structure):
     )
 
 
-def pack(weight: Tensor) -> Tensor:
-    """(..., N, depth) of any dtype -> float32 panels (..., panels, depth, PANEL), N filled up."""
-    panel = library().gesso_panel()
-    filled = F.pad(weight.detach().float(), (0, 0, 0, -weight.shape[-2] % panel))
-    return filled.unflatten(-2, (-1, panel)).transpose(-1, -2).contiguous()
+def pack(weight: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """(..., N, depth) of any dtype -> panels (..., panels, depth, PANEL), N filled up; in bfloat16
+    (..., panels, depth / 2, PANEL, 2), the depth too."""
+    panel, group = library().gesso_panel(), torch.float32.itemsize // dtype.itemsize
+    rows, depth = weight.shape[-2:]
+    filled = F.pad(weight.detach().to(dtype), (0, -depth % group, 0, -rows % panel))
+    panels = filled.unflatten(-2, (-1, panel)).unflatten(-1, (-1, group))
+    return panels.transpose(-3, -2).squeeze(-1).contiguous()
+
+
+def products_of(dtype: torch.dtype) -> torch.dtype:
+    """What products read for a network in this dtype: bfloat16 for one in bfloat16, where the CPU
+    has instructions for it, else float32."""
+    narrow = dtype == torch.bfloat16 and library().gesso_has_bfloat16()
+    return torch.bfloat16 if narrow else torch.float32
 
 
 def is_available() -> bool:
@@ -107,7 +118,10 @@ def library() -> ctypes.CDLL:
             f"compile: {built} does not load ({error}); set XDG_CACHE_HOME to another folder, or "
             "leave compile out"
         ) from error
+    loaded.gesso_has_bfloat16.restype = ctypes.c_bool
     loaded.gesso_pass.restype = ctypes.c_bool
+    if loaded.gesso_has_bfloat16():
+        loaded.gesso_pass_bfloat16.restype = ctypes.c_bool
     return loaded
 
 

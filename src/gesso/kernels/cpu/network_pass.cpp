@@ -1,4 +1,4 @@
-// A pass of the whole network in one call, float32 throughout. Over canvases: embedding,
+// A pass of the whole network in one call, in float32; products may read bfloat16. Over canvases: embedding,
 // self-conditioning, all layers, head, softmax, entropy, argmax, and the soft embedding for the next
 // step. Over new columns of a prompt: embedding, all layers with causal attention, last norm.
 //
@@ -9,8 +9,9 @@
 //   T tokens = B rows * L places, M hidden, H query heads, K key-value heads, D head
 //   dimension, S cached columns, E experts, V vocabulary
 //
-// Matrices come packed (library.py): panels of PANEL outputs, each (depth, PANEL), outputs filled up
-// with zeros. Work buffers have rows of a multiple of PANEL floats.
+// Matrices come packed (library.py): panels of PANEL outputs, each (depth, PANEL), of bfloat16
+// (depth / 2, PANEL, 2); outputs and depths filled up with zeros. Work buffers have rows of a multiple
+// of PANEL elements. The router's product stays in float32: it decides which experts are asked.
 
 #include <algorithm>
 #include <cmath>
@@ -27,14 +28,16 @@ using namespace gesso;
 
 namespace {
 
+// E: what products read, float or bfloat16.
+template <class E>
 class Pass {
  public:
-  Pass(const NetworkWeights& network, const Work& work)
+  Pass(const NetworkWeights<E>& network, const Work& work)
       : n_(network), work_(work), causal_(work.window > 0),
         team_(static_cast<int>(work.threads)), tokens_(work.rows * work.length) {
     int64_t heads = 0, qkv = 0, inner = std::max(n_.soft_gate.outputs, int64_t(PANEL));
     for (int64_t i = 0; i < n_.layers; ++i) {
-      const LayerWeights& w = n_.layer[i];
+      const LayerWeights<E>& w = n_.layer[i];
       heads = std::max(heads, w.heads * w.head_dim);
       qkv = std::max(qkv, w.qkv.outputs);
       inner = std::max(inner, w.gate.outputs);
@@ -43,6 +46,7 @@ class Pass {
     x_.shape(tokens_, width);
     in_.shape(tokens_, width);
     sparse_in_.shape(tokens_, width);
+    sparse_.shape(tokens_, width);
     out_.shape(tokens_, width);
     router_in_.shape(tokens_, width);
     router_out_.shape(tokens_, n_.layer[0].router.outputs);
@@ -56,6 +60,7 @@ class Pass {
     weight_.resize(pairs);
     start_.resize(n_.experts + 1);
     expert_x_.resize(pairs);
+    if (!causal_ && !AS_THEY_ARE) believed_.shape(tokens_, n_.vocabulary);
   }
 
   void run() {
@@ -70,6 +75,9 @@ class Pass {
   }
 
  private:
+  // Whether products read numbers that were not rounded for them.
+  static constexpr bool AS_THEY_ARE = std::is_same_v<E, float>;
+
   // Stages run on every thread of the team; nothing but what tasks write is shared.
   template <class Row>
   void each_token(Row row) {
@@ -91,7 +99,8 @@ class Pass {
   }
 
   void hand_over() {
-    each_token([&](int64_t t) { std::copy_n(in_[t], n_.hidden, work_.hidden + t * n_.hidden); });
+    const int64_t m = n_.hidden;
+    each_token([&](int64_t t) { norm(x_[t], n_.final_norm, work_.hidden + t * m, m, n_.eps); });
   }
 
   // Embedding and self-conditioning of canvases.
@@ -118,7 +127,7 @@ class Pass {
     });
   }
 
-  void attention(const LayerWeights& w, const LayerColumns& c) {
+  void attention(const LayerWeights<E>& w, const LayerColumns& c) {
     multiply(team_, in_, w.qkv, qkv_);
     const int64_t d = w.head_dim, wide = up(d, PANEL), length = work_.length;
     const int64_t columns = up(c.cached + length, PANEL);
@@ -135,7 +144,7 @@ class Pass {
   }
 
   // A tile of one row's queries, which are rows of `qkv_`, by one head.
-  void attend(const LayerWeights& w, const LayerColumns& c, int64_t b, int64_t head, int64_t first,
+  void attend(const LayerWeights<E>& w, const LayerColumns& c, int64_t b, int64_t head, int64_t first,
               int64_t count) {
     const int64_t d = w.head_dim, wide = up(d, PANEL), token = b * work_.length + first;
     const int64_t columns = up(c.cached + work_.length, PANEL);
@@ -147,14 +156,14 @@ class Pass {
     const float* values = c.values + (pair * columns + from) * wide;
     thread_local std::vector<float> scores;
     scores.resize(TILE * size);
-    const Place lines{scores.data(), size};
+    const Place<float> lines{scores.data(), size};
     const float *query[TILE], *weights[TILE];
     for (int64_t i = 0; i < count; ++i) {
       query[i] = qkv_[token + i] + head * d;
       weights[i] = lines[i];
     }
     for (int64_t p = 0; p < size; p += PANEL)
-      tile(count, query, {keys + p * d, PANEL, d}, {lines.first + p, size});
+      tile(count, query, Panel<float>{keys + p * d, PANEL, d}, {lines.first + p, size});
     for (int64_t i = 0; i < count; ++i) {
       const Span seen = span(w, c, first + i);
       const float none = -std::numeric_limits<float>::infinity();
@@ -169,11 +178,12 @@ class Pass {
       for (int64_t i = 0; i < count; ++i) sum[i] += weights[i][j];
     for (int64_t p = 0; p < wide; p += PANEL) {
       float out[TILE * PANEL];
-      tile(count, weights, {values + p, wide, size}, {out, PANEL});
+      tile(count, weights, Panel<float>{values + p, wide, size}, {out, PANEL});
       const int64_t width = std::min<int64_t>(PANEL, d - p);
       for (int64_t i = 0; i < count; ++i) {
-        float* y = attended_[token + i] + head * d + p;
-        for (int64_t j = 0; j < width; ++j) y[j] = out[i * PANEL + j] / sum[i];
+        E* y = attended_[token + i] + head * d + p;
+#pragma omp simd
+        for (int64_t j = 0; j < width; ++j) y[j] = narrow<E>(out[i * PANEL + j] / sum[i]);
       }
     }
   }
@@ -183,7 +193,7 @@ class Pass {
   };
 
   // The columns that a query may look at: all, or those up to its own, as far as the window goes.
-  Span span(const LayerWeights& w, const LayerColumns& c, int64_t query) const {
+  Span span(const LayerWeights<E>& w, const LayerColumns& c, int64_t query) const {
     if (!causal_) return {0, c.cached + work_.length};
     const int64_t to = c.cached + query + 1;
     return {w.full ? 0 : std::max<int64_t>(0, to - work_.window), to};
@@ -202,7 +212,7 @@ class Pass {
   }
 
   // Norms and rotations of one token's heads; its key and value go to their columns.
-  void turn_heads(const LayerWeights& w, const LayerColumns& c, int64_t t, int64_t columns,
+  void turn_heads(const LayerWeights<E>& w, const LayerColumns& c, int64_t t, int64_t columns,
                   int64_t wide) {
     const int64_t d = w.head_dim, half = d / 2, b = t / work_.length;
     const int64_t column = c.cached + t % work_.length;
@@ -224,15 +234,18 @@ class Pass {
     for (int64_t h = 0; h < w.kv_heads; ++h) {
       const int64_t pair = b * w.kv_heads + h;
       // Full layers take the raw key for the value: before the key's norm.
-      norm(value + h * d, nullptr, c.values + (pair * columns + column) * wide, d, n_.eps);
+      float* kept = c.values + (pair * columns + column) * wide;
+      norm(value + h * d, nullptr, kept, d, n_.eps);
       norm(key + h * d, w.k_norm, key + h * d, d, n_.eps);
       rotate(key + h * d);
       float* out = c.keys + pair * columns * d + column / PANEL * d * PANEL + column % PANEL;
-      for (int64_t j = 0; j < d; ++j) out[j * PANEL] = key[h * d + j];
+      // As the cache will have them, so that chunks of a prompt cannot be told apart.
+      for (int64_t j = 0; j < d; ++j) kept[j] = rounded<E>(kept[j]);
+      for (int64_t j = 0; j < d; ++j) out[j * PANEL] = rounded<E>(key[h * d + j]);
     }
   }
 
-  void feed_forward(const LayerWeights& w, const float* next_norm) {
+  void feed_forward(const LayerWeights<E>& w, const float* next_norm) {
     const int64_t m = n_.hidden, k = n_.chosen;
     each_token([&](int64_t t) {
       float *x = x_[t], *out = out_[t];
@@ -288,7 +301,7 @@ class Pass {
               expert_out_.place(first, panel));
     });
     each_token([&](int64_t t) {
-      float *x = x_[t], *dense_out = out_[t], *sparse = sparse_in_[t];
+      float *x = x_[t], *dense_out = out_[t], *sparse = sparse_[t];
       norm(dense_out, w.post_mlp_norm, dense_out, m, n_.eps);
       std::fill_n(sparse, m, 0.0f);
       for (int64_t j = 0; j < k; ++j) {
@@ -306,12 +319,12 @@ class Pass {
     });
   }
 
-  static Matrix of(const Matrix& first, int64_t expert) {
+  static Matrix<E> of(const Matrix<E>& first, int64_t expert) {
     return {first.panels + expert * first.depth * first.outputs, first.depth, first.outputs};
   }
 
   // The k most probable experts of one token and their weights, renormalised, then scaled.
-  void route(const LayerWeights& w, int64_t t) {
+  void route(const LayerWeights<E>& w, int64_t t) {
     float *logits = router_out_[t], *end = logits + n_.experts;
     const float most = *std::max_element(logits, end);
     for (float* p = logits; p < end; ++p) *p = exponential(*p - most);
@@ -333,10 +346,10 @@ class Pass {
     team_.each(tasks.count(), [&](int64_t task) {
       const int64_t first = tasks.first(task), from = tasks.panel(task) * PANEL;
       const int64_t width = std::min<int64_t>(PANEL, v - from);
-      const Panel panel = n_.head.panel(tasks.panel(task));
+      const Panel<E> panel = n_.head.panel(tasks.panel(task));
       each_tile(tasks.size(task), [&](int64_t r, int64_t count) {
         float logits[TILE * PANEL];
-        tile(count, &in_.at[first + r], panel, {logits, PANEL});
+        tile(count, &in_.at[first + r], panel, Place<float>{logits, PANEL});
 #pragma omp simd
         for (int64_t j = 0; j < count * PANEL; ++j)
           logits[j] = hyperbolic_tangent(logits[j] * (1.0f / n_.softcap)) * n_.softcap;
@@ -348,17 +361,28 @@ class Pass {
         }
       });
     });
-    each_token([&](int64_t t) { believe(work_.probabilities + t * v, v, t); });
-    std::vector<const float*> row(BLOCK);
+    each_token([&](int64_t t) {
+      float* row = work_.probabilities + t * v;
+      believe(row, v, t);
+      if constexpr (!AS_THEY_ARE) {
+        E* y = believed_[t];
+#pragma omp simd
+        for (int64_t j = 0; j < v; ++j) y[j] = narrow<E>(row[j]);
+      }
+    });
+    std::vector<const E*> row(BLOCK);
     const Tasks back{tokens_, n_.embedding.count()};
     team_.each(back.count(), [&](int64_t task) {
       const int64_t first = back.first(task), rows = back.size(task), from = back.panel(task) * PANEL;
       const int64_t width = std::min<int64_t>(PANEL, m - from);
-      for (int64_t r = 0; r < rows; ++r) row[r] = work_.probabilities + (first + r) * v;
-      const Panel panel = n_.embedding.panel(back.panel(task));
+      for (int64_t r = 0; r < rows; ++r) {
+        if constexpr (AS_THEY_ARE) row[r] = work_.probabilities + (first + r) * v;
+        else row[r] = believed_[first + r];
+      }
+      const Panel<E> panel = n_.embedding.panel(back.panel(task));
       each_tile(rows, [&](int64_t r, int64_t count) {
         float soft[TILE * PANEL];
-        tile(count, &row[r], panel, {soft, PANEL});
+        tile(count, &row[r], panel, Place<float>{soft, PANEL});
         for (int64_t i = 0; i < count; ++i) {
           float* out = work_.soft_out + (first + r + i) * m + from;
           for (int64_t j = 0; j < width; ++j) out[j] = soft[i * PANEL + j] * n_.embed_scale;
@@ -387,17 +411,26 @@ class Pass {
     for (int64_t j = 0; j < v; ++j) logits[j] *= share;
   }
 
-  const NetworkWeights& n_;
+  const NetworkWeights<E>& n_;
   const Work& work_;
   const bool causal_;
   Team team_;
   const int64_t tokens_;
-  Rows x_, in_, sparse_in_, out_, qkv_, attended_, inner_, router_in_, router_out_,
-      expert_inner_, expert_out_;
+  Rows<float> x_, out_, qkv_, router_in_, router_out_, sparse_, expert_out_;
+  Rows<E> in_, sparse_in_, attended_, inner_, expert_inner_, believed_;
   std::vector<int64_t> expert_, place_, start_;
   std::vector<float> weight_;
-  std::vector<const float*> expert_x_;
+  std::vector<const E*> expert_x_;
 };
+
+// Whether it ran: not with a token that the vocabulary does not have.
+template <class E>
+bool run(const NetworkWeights<E>& network, const Work& work) {
+  for (int64_t i = 0; i < work.rows * work.length; ++i)
+    if (work.tokens[i] < 0 || work.tokens[i] >= network.vocabulary) return false;
+  Pass<E>(network, work).run();
+  return true;
+}
 
 }  // namespace
 
@@ -405,11 +438,15 @@ extern "C" {
 
 int gesso_panel() { return PANEL; }
 
-// Whether it ran: not with a token that the vocabulary does not have.
-bool gesso_pass(const NetworkWeights* network, const Work* work) {
-  for (int64_t i = 0; i < work->rows * work->length; ++i)
-    if (work->tokens[i] < 0 || work->tokens[i] >= network->vocabulary) return false;
-  Pass(*network, *work).run();
-  return true;
+bool gesso_has_bfloat16() { return HAS_BFLOAT16; }
+
+bool gesso_pass(const NetworkWeights<float>* network, const Work* work) {
+  return run(*network, *work);
 }
+
+#if defined(__AVX512BF16__)
+bool gesso_pass_bfloat16(const NetworkWeights<bfloat16>* network, const Work* work) {
+  return run(*network, *work);
+}
+#endif
 }
