@@ -107,7 +107,7 @@ def test_a_turn_that_goes_on_does_not_cost_others_what_they_share(
 def test_answers_leaves_nothing_at_work(dg: DiffusionGemma) -> None:
     """Neither when one of the prompts could never fit, nor when nobody asks for the rest."""
     engine = Engine(dg, chunk=8, max_rows=2)
-    room = engine._bytes([60])
+    room = engine._admission.bytes([60])
     engine = Engine(
         dg, chunk=8, max_rows=2, max_memory=engine.memory.limit - engine.memory.room + room
     )
@@ -180,7 +180,7 @@ def test_prompts_take_turns(dg: DiffusionGemma) -> None:
 def test_requests_wait_for_memory_and_never_overtake(dg: DiffusionGemma) -> None:
     request = dg_request(dg, [5] * 60, max_new_tokens=2 * L)
     free = Engine(dg, max_rows=4, chunk=16)
-    limit = free.memory.limit - free.memory.room + int(1.2 * free._bytes([70]))
+    limit = free.memory.limit - free.memory.room + int(1.2 * free._admission.bytes([70]))
     engine = Engine(dg, max_rows=4, chunk=16, max_memory=limit)
     for _ in range(3):
         engine.submit_request(request)
@@ -188,14 +188,14 @@ def test_requests_wait_for_memory_and_never_overtake(dg: DiffusionGemma) -> None
     while not engine.idle:
         order += [event.row for event in engine.step() if isinstance(event, End)]
         most = max(most, len(engine._rows))
-        assert engine.prefixes.nbytes <= engine._free
+        assert engine.prefixes.nbytes <= engine._admission.free(engine._rows)
     assert most == 1
     assert order == [0, 1, 2]
 
 
 def test_what_could_never_fit_is_refused(dg: DiffusionGemma) -> None:
     engine = Engine(dg, max_rows=1, chunk=8)
-    small = engine.memory.limit - engine.memory.room + engine._bytes([1 + L])
+    small = engine.memory.limit - engine.memory.room + engine._admission.bytes([1 + L])
     engine = Engine(dg, max_rows=1, chunk=8, max_memory=small)
     with pytest.raises(ValueError, match="shorten the prompt or max_new_tokens, or raise"):
         engine.submit_request(dg_request(dg, [5] * 300, max_new_tokens=L))

@@ -88,10 +88,12 @@ def test_slots_count_for_as_long_as_they_are(dg: DiffusionGemma, device: torch.d
     """A long request leaves long ones: neither the prefix cache nor others get their room."""
     dg.network.to(device)
     engine = Engine(dg, max_rows=2, stepper=DeviceSteps(dg.network, rows=2))
-    assert engine._free == engine.memory.room
+    assert engine._admission.free(engine._rows) == engine.memory.room
     engine.submit("<bos>a", raw=True, max_new_tokens=1, max_denoising_steps=1)
     list(engine.run())
-    assert engine._free == engine.memory.room - 2 * dg.network.cache_bytes(1024)
+    assert engine._admission.free(engine._rows) == engine.memory.room - 2 * dg.network.cache_bytes(
+        1024
+    )
 
 
 def test_a_pass_never_holds_all_layers_whole_and_trimmed(dg: DiffusionGemma) -> None:

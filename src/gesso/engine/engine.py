@@ -21,6 +21,7 @@ from torch import Tensor
 
 from gesso.diffusion.draws import SeededDraws
 from gesso.diffusion.loop import Policy, StepOutput
+from gesso.engine.admission import Admission, Waiting
 from gesso.engine.memory import plan_memory
 from gesso.engine.prefix import PrefixCache
 from gesso.engine.row import Row
@@ -67,14 +68,14 @@ class Engine:
         self.prefixes = PrefixCache()
         self._max_rows = max_rows
         self._chunk = chunk
-        self._waiting: deque[tuple[int, Request, Answer]] = deque()
+        self._admission = Admission(model.network, self._stepper, self.memory)
         self._rows: list[Row] = []
         self._submitted = 0
         self._seconds: deque[float] = deque(maxlen=_LATE)
 
     @property
     def idle(self) -> bool:
-        return not self._waiting and not self._rows
+        return not self._admission.waiting and not self._rows
 
     def submit(self, prompt: Prompt, **keys: Any) -> int:
         """Queue a prompt; arguments as in `DiffusionGemma.stream`. Returns the number that its
@@ -84,11 +85,11 @@ class Engine:
 
     def submit_request(self, request: Request) -> int:
         """As `submit`, for a request that has been made already."""
-        self._check(request)
+        self._admission.check(request)
         number = self._submitted
         self._submitted += 1
         answer = Answer(number, request, self.model.processor, time.perf_counter())
-        self._waiting.append((number, request, answer))
+        self._admission.add(number, request, answer)
         return number
 
     def run(self) -> Iterator[CanvasEvent]:
@@ -108,7 +109,7 @@ class Engine:
             raise ValueError("answers: other requests are at work; let run() end them first")
         requests = [self._request(prompt, keys) for prompt in prompts]
         for request in requests:
-            self._check(request)
+            self._admission.check(request)
         numbers = [self.submit_request(request) for request in requests]
         try:
             for event in self.run():
@@ -139,35 +140,9 @@ class Engine:
         how = {name: parameters.pop(name) for name in known if name in parameters}
         return self.model.request(prompt, parameters, **how)
 
-    def _check(self, request: Request) -> None:
-        """ValueError for what could never fit."""
-        needed = self._bytes([self._columns(request)])
-        if needed > self.memory.room:
-            raise ValueError(
-                f"the request needs {needed / 1e9:.2f} GB for keys and values, and the memory "
-                f"plan has {self.memory.room / 1e9:.2f}: shorten the prompt or max_new_tokens, "
-                "or raise max_memory"
-            )
-
-    def _columns(self, request: Request) -> int:
-        """The most that it can come to."""
-        canvases = -(-request.config.max_new_tokens // request.canvas_length)
-        return len(request.prompt_ids) + canvases * request.canvas_length
-
-    def _bytes(self, columns: Sequence[int]) -> int:
-        """What requests of so many columns each take, if all of them are at work at once. While a
-        row is encoded its old columns are there beside the new ones."""
-        own = [self.model.network.cache_bytes(count) for count in columns]
-        return sum(own) + max(own, default=0) + self._stepper.held(columns)
-
-    @property
-    def _free(self) -> int:
-        """Bytes that no row at work can come to need."""
-        return self.memory.room - self._bytes([row.columns for row in self._rows])
-
     def _drop_cancelled(self) -> list[CanvasEvent]:
         """Ends for those that were given up before they had a canvas."""
-        early = [(number, answer) for number, _, answer in self._waiting]
+        early = [(waiting.number, waiting.answer) for waiting in self._admission.waiting]
         early += [(row.number, row.answer) for row in self._rows if not row.begun]
         gone = {number: answer for number, answer in early if answer.cancelled()}
         self._drop(gone)
@@ -180,29 +155,24 @@ class Engine:
             if row.begun and row.answer.finish_reason is None and row.number in numbers:
                 self._stepper.leave(row)
         self._rows = [row for row in self._rows if row.number not in numbers]
-        self._waiting = deque(entry for entry in self._waiting if entry[0] not in numbers)
+        self._admission.drop(numbers)
 
     def _admit(self) -> None:
-        """In the order of arrival: nobody overtakes a long request that waits for memory."""
-        while self._waiting and len(self._rows) < self._max_rows:
-            number, request, answer = self._waiting[0]
-            columns = self._columns(request)
-            if self._bytes([*(row.columns for row in self._rows), columns]) > self.memory.room:
-                return
-            self._waiting.popleft()
-            self._rows.append(self._new_row(number, request, answer, columns))
-            self.prefixes.shrink(self._free)
+        while len(self._rows) < self._max_rows and (first := self._admission.next(self._rows)):
+            self._rows.append(self._new_row(first))
+            self._shrink_prefixes()
 
-    def _new_row(self, number: int, request: Request, answer: Answer, columns: int) -> Row:
+    def _new_row(self, waiting: Waiting) -> Row:
+        request = waiting.request
         network = self.model.network
         ids = request.prompt_ids
         # What follows a prompt is known where it ends: its last token is then encoded here.
         prefix = self.prefixes.find(ids[:-1] if request.parameters.verify else ids)
         return Row(
-            number=number,
+            number=waiting.number,
             request=request,
-            answer=answer,
-            columns=columns,
+            answer=waiting.answer,
+            columns=waiting.columns,
             policy=request.policy,
             cache=prefix.cache or network.new_cache(batch_size=1),
             prefix=prefix,
@@ -239,7 +209,11 @@ class Engine:
         """What is encoded now, for others that begin likewise."""
         row.prefix.extend(ids, row.cache, mark=mark)
         self.prefixes.keep(row.prefix)
-        self.prefixes.shrink(self._free)
+        self._shrink_prefixes()
+
+    def _shrink_prefixes(self) -> None:
+        """To what no row at work can come to need."""
+        self.prefixes.shrink(self._admission.free(self._rows))
 
     def _begin(self, row: Row) -> None:
         """The row's next canvas."""

@@ -55,9 +55,10 @@ def plan_memory(
     most of what is free now. ValueError when not even one request of one canvas would fit.
     """
     config = network.config
-    # Windows are cut when a chunk's pass ends.
+    # Windows are cut when a chunk's pass, or that over a finished canvas, ends.
     kept_in = network.kv_cache_dtype or network.dtype
-    uncut = cache_bytes(config.text, chunk, kept_in, trim=False)
+    columns = max(chunk, config.canvas_length)
+    uncut = cache_bytes(config.text, columns, kept_in, trim=False)
     weights = stored_bytes(network) + (network.compiled.bytes if network.compiled else 0)
     free = int(_SHARE * _free_bytes(network.device)) if limit is None else 0
     plan = MemoryPlan(
