@@ -203,18 +203,29 @@ def test_another_recipe_is_refused(
     assert other.step == 0
 
 
-def test_the_loss_goes_down(
-    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """On one batch again and again, to less than half. At the start the causal pass knows nothing,
-    ln(vocabulary) is 7.8; the denoiser already leans towards the token that it sees."""
+# Fixed ones: how fast two sentences are learned by heart hangs on the sentences.
+TWO = [
+    {
+        "prompt": "Extract: Two mugs for Rosa Diaz on Monday.",
+        "completion": '{"kind":"order","customer":"Rosa Diaz",'
+        '"items":[{"item":"mugs","quantity":2}],"deliver_to":null,"date":"Monday"}',
+    },
+    {
+        "prompt": "Extract: Call Tom Baker of Initech on 555-0188.",
+        "completion": '{"kind":"contact","name":"Tom Baker","company":"Initech",'
+        '"phone":"555-0188","email":null}',
+    },
+]
+
+
+def test_the_loss_goes_down(config: TrainConfig, tmp_path: Path) -> None:
+    """On two examples again and again, to less than half. At the start the causal pass knows
+    nothing, ln(vocabulary) is 7.8; the denoiser already leans towards the token that it sees."""
     config = replace(
-        config, steps=40, dtype="float32", save_every=1000,
+        config, steps=40, dtype="float32", save_every=1000, tasks={}, data=[(TWO, 1.0)],
         optimizer=OptimizerConfig(lr=1e-2, warmup_steps=3, ema_decay=0.0),
     )  # fmt: skip
     trainer, losses = Trainer(config, tmp_path), []
-    batch = trainer._data.batch(0)
-    monkeypatch.setattr(trainer._data, "batch", lambda step: batch)
     trainer.run(on_step=lambda log: losses.append((log.denoise, log.causal)))
     first, last = (torch.tensor(part).mean(0) for part in (losses[:2], losses[-5:]))
     assert first[1] > 7
