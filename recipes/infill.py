@@ -29,7 +29,8 @@ from gesso.model.network import Network
 from gesso.processor import Processor
 from gesso.tasks.infill import LONGEST_WHOLE, functions, is_held, sources
 from gesso.training.config import ObjectiveConfig, OptimizerConfig, TrainConfig
-from recipes.tiny import checkpoint_of, model_config, skills
+from recipes.tiny import checkpoint_of, skills
+from recipes.tiny_shape import model_config
 from recipes.tiny_tokenizer import FIXED, PYTHON, SPACE, build_tokenizer, save_tokenizer
 
 VOCAB_SIZE = 3072

@@ -18,7 +18,7 @@ from gesso.training.config import (
     OptimizerConfig,
     TrainConfig,
 )
-from recipes import tiny
+from recipes import tiny, tiny_shape
 
 
 def recipe() -> TrainConfig:
@@ -58,7 +58,7 @@ def twin() -> TrainConfig:
 
 def model_config() -> ModelConfig:
     """The embedded checkpoint's shape, narrower: a grid and its end are a canvas of 20."""
-    shape = tiny.model_config()
+    shape = tiny_shape.model_config()
     sliding, full = "sliding_attention", "full_attention"
     return replace(
         shape,

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from gesso.config import GenerationConfig, ModelConfig, RopeConfig
 from gesso.training.config import EvaluationConfig, ObjectiveConfig, OptimizerConfig, TrainConfig
-from recipes import tiny
+from recipes import tiny, tiny_shape
 from recipes.tiny_tokenizer import build_tokenizer, save_tokenizer
 
 PROCESSOR = Path(str(resources.files("gesso") / "assets" / "sudoku9"))
@@ -174,7 +174,7 @@ def twin() -> TrainConfig:
 
 def model_config() -> ModelConfig:
     """A grid and its end fill a canvas of 96."""
-    shape = tiny.model_config()
+    shape = tiny_shape.model_config()
     sliding, full = "sliding_attention", "full_attention"
     return replace(
         shape,
@@ -201,4 +201,4 @@ def _write_processor() -> None:
     words = ["Sudoku user model system thought"] * 100
     tokenizer = build_tokenizer(words, vocab_size=VOCAB_SIZE)
     save_tokenizer(tokenizer, PROCESSOR)
-    shutil.copy(tiny.PROCESSOR / "chat_template.jinja", PROCESSOR)
+    shutil.copy(tiny_shape.PROCESSOR / "chat_template.jinja", PROCESSOR)
