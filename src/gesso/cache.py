@@ -131,16 +131,15 @@ class KVCache:
 
     @contextmanager
     def untrimmed(self) -> Iterator[None]:
-        """While it lasts what is written drops no columns; then sliding layers are trimmed."""
+        """While it lasts what is written drops no columns; `cut` makes up for that afterwards."""
         trim, self._trim = self._trim, False
         try:
             yield
         finally:
             self._trim = trim
-            self.cut(self.length)
 
     def cut(self, length: int) -> None:
-        """Drop the columns from `length` on. Nothing of a window may have been trimmed since."""
+        """Drop the columns from `length` on, whose windows must still be there, and trim."""
         assert self.mask is None, "columns of padded rows stand at different places"
         for index, kept in enumerate(self._layers):
             if kept is not None:

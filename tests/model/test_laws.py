@@ -108,7 +108,7 @@ def test_columns_that_are_cut_leave_no_trace(network: Network, kept: int) -> Non
     cache = encoded(network, ids[:, :8])
     with cache.untrimmed():
         network.encode(torch.cat((ids[:, 8 : 8 + kept], wrong[:, kept:]), 1), cache=cache)
-        cache.cut(8 + kept)
+    cache.cut(8 + kept)
     assert_same_cache(cache, encoded(network, ids[:, : 8 + kept]))
     network.encode(ids[:, 8 + kept :], cache=cache)
     assert_same_cache(cache, encoded(network, ids))

@@ -271,9 +271,9 @@ class Engine:
             before = row.cache.length - work.known
             ids = torch.tensor([work.reading], device=self.model.network.device)
             with row.cache.untrimmed():
-                said = self._stepper.likeliest(self._stepper.encode(ids, row.cache))
-                work.hear(said[0].tolist())
-                row.cache.cut(before + work.known)
+                hidden = self._stepper.encode(ids, row.cache)
+            work.hear(self._stepper.likeliest(hidden)[0].tolist())
+            row.cache.cut(before + work.known)
             row.answer.forwards += 1
         if not work.done and row.answer.finish_reason is None:
             return []

@@ -180,10 +180,9 @@ class CompiledPasses:
 
     def _packed(self, weight: Tensor, dtype: torch.dtype | None = None) -> Matrix:
         """(N, depth), or those of all experts (E, N, depth); dtype: of what the product reads."""
-        panel, dtype = library().gesso_panel(), dtype or self.products
-        rows, depth = weight.shape[-2:]
-        depth += -depth % (torch.float32.itemsize // dtype.itemsize)
-        return Matrix(self._pointer(pack(weight, dtype)), depth, rows + -rows % panel)
+        panels = pack(weight, dtype or self.products)
+        count, lines, panel, group = panels.shape[-4:]
+        return Matrix(self._pointer(panels), lines * group, count * panel)
 
     def _vector(self, weight: Tensor | None) -> int:
         assert weight is not None

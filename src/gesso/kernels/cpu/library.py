@@ -81,14 +81,14 @@ class Work(Structure):
     )
 
 
-def pack(weight: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """(..., N, depth) of any dtype -> panels (..., panels, depth, PANEL), N filled up; in bfloat16
-    (..., panels, depth / 2, PANEL, 2), the depth too."""
+def pack(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """(..., N, depth) of any dtype -> panels (..., panels, depth / g, PANEL, g), N and depth filled
+    up; g is 1 in float32 and 2 in bfloat16."""
     panel, group = library().gesso_panel(), torch.float32.itemsize // dtype.itemsize
     rows, depth = weight.shape[-2:]
     filled = F.pad(weight.detach().to(dtype), (0, -depth % group, 0, -rows % panel))
     panels = filled.unflatten(-2, (-1, panel)).unflatten(-1, (-1, group))
-    return panels.transpose(-3, -2).squeeze(-1).contiguous()
+    return panels.transpose(-3, -2).contiguous()
 
 
 def products_of(dtype: torch.dtype) -> torch.dtype:
