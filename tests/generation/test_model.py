@@ -1,5 +1,7 @@
 """gesso.load on a checkpoint folder, and generate as the fold of stream."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +95,17 @@ def test_generate_is_the_fold_of_stream(dg: DiffusionGemma) -> None:
     assert tuple(i for c in commits for i in c.token_ids) == result.token_ids
     assert end.result.stats.steps == result.stats.steps == tuple(c.steps for c in commits)
     assert sum(isinstance(event, Draft) for event in events) == result.stats.forwards
+
+
+@pytest.mark.parametrize("mode", ["diffusion", "autoregressive"])
+def test_a_program_may_end_in_the_middle_of_an_answer(folder: Path, mode: str) -> None:
+    """torch's own decorator left a traceback behind."""
+    program = (
+        f"import gesso; model = gesso.load({str(folder)!r}, device='cpu'); "
+        f"events = model.stream('hello', mode={mode!r}); next(events)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_string_is_one_user_turn(dg: DiffusionGemma) -> None:

@@ -6,21 +6,22 @@ The baseline that a canvas has to beat, in speed and in accuracy.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 
 import torch
 
 from gesso.generation.answer import Answer
 from gesso.generation.events import Commit, End
+from gesso.generation.inference import in_inference_mode
 from gesso.generation.request import Request
 from gesso.model.network import Network
 from gesso.processor import Processor
 
 
-@torch.inference_mode()
+@in_inference_mode
 def generate_autoregressive(
     network: Network, processor: Processor, request: Request
-) -> Iterator[Commit | End]:
+) -> Generator[Commit | End, None, None]:
     """Greedy decoding; every token is a commit of its own, and one forward."""
     answer = Answer(0, request, processor, time.perf_counter())
     cache = network.new_cache(batch_size=1)

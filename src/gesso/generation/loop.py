@@ -10,7 +10,7 @@ until every row has ended:
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 
 import torch
 from torch import Tensor
@@ -21,20 +21,21 @@ from gesso.diffusion.loop import StepOutput, denoise_canvas
 from gesso.generation.answer import Answer
 from gesso.generation.denoiser import NetworkDenoiser
 from gesso.generation.events import CanvasEvent, Draft
+from gesso.generation.inference import in_inference_mode
 from gesso.generation.request import Request
 from gesso.generation.verify import Verification
 from gesso.model.network import Network
 from gesso.processor import Processor
 
 
-@torch.inference_mode()
+@in_inference_mode
 def generate_events(
     network: Network,
     processor: Processor,
     requests: Sequence[Request],
     *,
     draws: Draws | None = None,
-) -> Iterator[CanvasEvent]:
+) -> Generator[CanvasEvent, None, None]:
     """Answer a batch of requests that share one policy and one length of canvas, yielding events as
     they happen.
 
@@ -107,7 +108,7 @@ def draft(answer: Answer, output: StepOutput, place: int, *, canvas: int) -> Dra
 
 def finish(
     answer: Answer, block: Sequence[int], *, canvas: int, steps: int, cap: int
-) -> Iterator[CanvasEvent]:
+) -> Generator[CanvasEvent, None, None]:
     """A finished canvas, after so many steps of at most `cap`, and the end if that is one."""
     # A cancelled canvas is dropped: nobody waits for it any more.
     if answer.finish_reason != "cancelled":
