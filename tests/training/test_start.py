@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from gesso.checkpoint import convert_checkpoint, resolve
+from gesso.checkpoint import convert_checkpoint, read_config, resolve
 from gesso.model.quantize import is_quantized
 from gesso.processor import Processor
 from gesso.training.config import OptimizerConfig
 from gesso.training.start import check_tokenizer, fingerprint, shape_of, skeleton, start
 from recipes import lora, tiny
-from recipes.tiny_shape import model_config
+
+SHAPE = read_config(resolve("tiny"))
 
 
 def test_a_base_in_few_bits(tmp_path: Path) -> None:
@@ -30,17 +31,17 @@ def test_a_base_in_few_bits(tmp_path: Path) -> None:
 
 def test_a_base_on_shorter_canvases() -> None:
     """The checkpoint of the run says what it has learned."""
-    config = replace(tiny.recipe(), base="tiny", model=replace(model_config(), canvas_length=16))
+    config = replace(tiny.recipe(), base="tiny", model=replace(SHAPE, canvas_length=16))
     assert start(config).config.canvas_length == skeleton(config).config.canvas_length == 16
 
 
 @pytest.mark.parametrize("other", [
-    dict(text=replace(model_config().text, hidden_size=64)),
+    dict(text=replace(SHAPE.text, hidden_size=64)),
     dict(vision=None),
     dict(eos_token_ids=(7,)),
 ], ids=lambda other: next(iter(other)))  # fmt: skip
 def test_a_base_of_another_shape(other: dict) -> None:
-    config = replace(tiny.recipe(), base="tiny", model=replace(model_config(), **other))
+    config = replace(tiny.recipe(), base="tiny", model=replace(SHAPE, **other))
     with pytest.raises(ValueError, match=rf"that the recipe's model says \({next(iter(other))}\)"):
         start(config)
 
