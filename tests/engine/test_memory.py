@@ -10,8 +10,8 @@ import torch
 from gesso.cache import CacheWriter, cache_bytes
 from gesso.engine import Engine, memory
 from gesso.engine.device import DeviceSteps
+from gesso.engine.joined import JoinedSteps
 from gesso.engine.memory import parse_bytes, plan_memory
-from gesso.engine.stepper import JoinedSteps
 from gesso.generation.model import DiffusionGemma
 from gesso.model.network import Network
 from gesso.model.quantize import SCHEMES, quantize_network

@@ -12,48 +12,18 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
+from gesso.bench.contender import Contender, Gesso
 from gesso.checkpoint import resolve
 from gesso.environment import environment, fast_dtype
-from gesso.generation.model import DiffusionGemma, load
+from gesso.generation.model import DiffusionGemma
 from gesso.kernels.cpu.library import products_of
 from gesso.tasks import get_task
 
 _PROMPTS = 6
-
-
-class Contender(Protocol):
-    """Something that answers a prompt of token ids with whole canvases."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def dtype(self) -> str: ...
-
-    def generate(self, prompt_ids: Sequence[int], *, steps: int, new_tokens: int) -> int:
-        """Answer and return how many tokens were written."""
-        ...
-
-
-class Gesso:
-    def __init__(self, source: str, dtype: str, *, compile: bool = False) -> None:
-        self.name = "gesso (compiled)" if compile else "gesso"
-        self.dtype = dtype
-        self._model: DiffusionGemma = load(source, dtype=dtype, device="cpu", compile=compile)
-
-    def generate(self, prompt_ids: Sequence[int], *, steps: int, new_tokens: int) -> int:
-        result = self._model.generate_ids(
-            prompt_ids,
-            max_new_tokens=new_tokens,
-            max_denoising_steps=steps,
-            adaptive_stop=False,
-            ignore_stop_tokens=True,
-        )
-        return len(result.token_ids)
 
 
 def bench_generate(
@@ -87,8 +57,8 @@ def bench_generate(
     first, contenders = ours[0], list[Contender](ours)
     if peer is not None:
         contenders += _peers(peer, folder, dtypes)
-    length = first._model.network.config.canvas_length
-    prompts = _prompts(first._model)
+    length = first.model.network.config.canvas_length
+    prompts = _prompts(first.model)
     work = {"steps": steps, "new_tokens": canvases * length}
     seconds = _in_turns(contenders, prompts, work, rounds, notes, on_round)
     tokens = len(prompts) * canvases * length

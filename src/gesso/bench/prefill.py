@@ -17,7 +17,7 @@ from torch import Tensor
 from gesso.bench.step import wait
 from gesso.bench.subject import Subject
 from gesso.cache import KVCache
-from gesso.engine.stepper import make_stepper
+from gesso.engine.choice import make_stepper
 from gesso.environment import environment
 from gesso.model.network import Network
 

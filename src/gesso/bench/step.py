@@ -22,8 +22,9 @@ from gesso.cache import KVCache
 from gesso.checkpoint import resolve
 from gesso.config import GenerationConfig
 from gesso.diffusion.draws import SeededDraws
+from gesso.engine.choice import make_stepper
 from gesso.engine.row import Row
-from gesso.engine.stepper import Stepper, make_stepper
+from gesso.engine.stepper import Stepper
 from gesso.environment import environment
 from gesso.generation.answer import Answer
 from gesso.generation.model import DiffusionGemma

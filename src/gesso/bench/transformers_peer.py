@@ -17,7 +17,7 @@ from transformers.models.diffusion_gemma.generation_diffusion_gemma import (
     EntropyBoundSamplerConfig,
 )
 
-from gesso.bench.generate import Contender
+from gesso.bench.contender import Contender
 
 
 class Transformers:

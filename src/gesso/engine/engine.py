@@ -22,10 +22,11 @@ from torch import Tensor
 from gesso.diffusion.draws import SeededDraws
 from gesso.diffusion.loop import Policy, StepOutput
 from gesso.engine.admission import Admission, Waiting
+from gesso.engine.choice import make_stepper
 from gesso.engine.memory import plan_memory
 from gesso.engine.prefix import PrefixCache
 from gesso.engine.row import Row
-from gesso.engine.stepper import Stepper, make_stepper
+from gesso.engine.stepper import Stepper
 from gesso.generation.answer import Answer
 from gesso.generation.events import CanvasEvent, Commit, End, Result
 from gesso.generation.loop import draft, finish

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 import torch
 
+from gesso.engine.choice import make_stepper
 from gesso.engine.device import DeviceSteps
-from gesso.engine.stepper import JoinedSteps, make_stepper
+from gesso.engine.joined import JoinedSteps
 
 
 @pytest.mark.parametrize(
