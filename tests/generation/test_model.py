@@ -54,6 +54,7 @@ def test_dtype(folder: Path) -> None:
         ("", dict(compile="yes"), "compile: got 'yes'; expected True, False or 'auto'"),
         ("", dict(compile=1), "compile: got 1; expected True, False or 'auto'"),
         ("", dict(dtype="float16", quantize="fp8"), "dtype: got float16, .* give bfloat16 or"),
+        ("", dict(dtype="float16", compile=True), "float16, and compile is for float32 and bfl"),
         ("generation_config.json", {}, r"generation_config\.json: not valid JSON"),
         ("tokenizer.json", {}, r"cannot read '.*/tokenizer\.json'"),
         ("tokenizer_config.json", {}, r"tokenizer_config\.json: not valid JSON"),

@@ -274,6 +274,26 @@ def test_a_library_that_does_not_load_is_as_good_as_none(
         library.library.cache_clear()
 
 
+@needs_compiler
+def test_a_folder_that_others_may_write_to_is_not_run_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And a user may have no home at all."""
+
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", homeless)
+    monkeypatch.setattr(library.tempfile, "gettempdir", lambda: str(tmp_path))
+    folder = library._folder()
+    assert folder == tmp_path / "gesso"
+    assert folder.stat().st_mode & 0o077 == 0
+    folder.chmod(0o777)
+    with pytest.raises(ValueError, match="no folder to keep the built library in"):
+        library._folder()
+
+
 def test_no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "/no/such/compiler")
     with pytest.raises(ValueError, match=r"no C\+\+ compiler was found; install one"):

@@ -220,6 +220,10 @@ def load(
             "dtype: got float16, whose range is too small for products with weights in few bits; "
             "give bfloat16 or float32"
         )
+    if wanted == torch.float16 and compile is True:
+        raise ValueError(
+            "dtype: got float16, and compile is for float32 and bfloat16: leave one of the two out"
+        )
     processor, generation = Processor.load(folder), read_generation_config(folder)
     if adapter is not None:
         check_adapter(Path(adapter), model)

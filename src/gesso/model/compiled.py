@@ -50,8 +50,9 @@ class CompiledPasses:
     """
 
     def __init__(self, network: Network) -> None:
-        """ValueError: `library` cannot be built."""
+        """Of a network in float32 or bfloat16. ValueError: `library` cannot be built."""
         assert network.device.type == "cpu"
+        assert network.dtype != torch.float16, "the cache would keep less than passes tell apart"
         self._network, self.products = network, products_of(network.dtype)
         narrow = self.products == torch.bfloat16
         self._pass = library().gesso_pass_bfloat16 if narrow else library().gesso_pass
@@ -133,6 +134,7 @@ class CompiledPasses:
             rows=rows,
             length=length,
             threads=torch.get_num_threads(),
+            halves=self._network.dtype == torch.bfloat16,
             tokens=tokens.data_ptr(),
             cos=columns.cos,
             sin=columns.sin,

@@ -26,16 +26,11 @@ template <class E>
   }
 }
 
-// What is left of a float that is kept so.
-template <class E>
+// What is left of a float that is kept in bfloat16.
 [[gnu::always_inline]] inline float rounded(float x) {
-  if constexpr (std::is_same_v<E, float>) {
-    return x;
-  } else {
-    const uint32_t bits = static_cast<uint32_t>(narrow<E>(x)) << 16;
-    std::memcpy(&x, &bits, 4);
-    return x;
-  }
+  const uint32_t bits = static_cast<uint32_t>(narrow<bfloat16>(x)) << 16;
+  std::memcpy(&x, &bits, 4);
+  return x;
 }
 
 // e^x to about 1e-7 of the value; 0 below -87.

@@ -41,6 +41,7 @@ struct LayerColumns {
 struct Work {
   int64_t rows, length, threads;
   int64_t window;                // of a causal pass, on sliding layers; 0 for canvases
+  int64_t halves;                // whether the cache keeps bfloat16
   const int64_t* tokens;         // (B, L)
   const float *cos[2], *sin[2];  // (B, L, D/2) of sliding and of full layers
   const LayerColumns* columns;   // a layer each

@@ -71,7 +71,7 @@ class LayerColumns(Structure):
 
 class Work(Structure):
     _fields_ = (
-        *((name, c_int64) for name in ("rows", "length", "threads", "window")),
+        *((name, c_int64) for name in ("rows", "length", "threads", "window", "halves")),
         ("tokens", c_void_p),
         *((name, c_void_p * 2) for name in ("cos", "sin")),
         ("columns", POINTER(LayerColumns)),
@@ -174,14 +174,27 @@ def _compiler() -> list[str]:
     )
 
 
+def _users_cache() -> Path | None:
+    if named := os.environ.get("XDG_CACHE_HOME"):
+        return Path(named)
+    try:
+        return Path.home() / ".cache"
+    except RuntimeError:  # a user without a home
+        return None
+
+
 def _folder() -> Path:
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    for place in (cache, tempfile.gettempdir()):
-        folder = Path(place) / "gesso"
+    for place in (_users_cache(), Path(tempfile.gettempdir())):
+        if place is None:
+            continue
+        folder = place / "gesso"
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            found = folder.stat()
         except OSError:
             continue
-        if os.access(folder, os.W_OK):
+        # What lies there is run: it must be of nobody else's making.
+        own = found.st_uid == os.getuid() and not found.st_mode & 0o002
+        if own and os.access(folder, os.W_OK):
             return folder
     raise ValueError("compile: no folder to keep the built library in; set XDG_CACHE_HOME")

@@ -240,8 +240,11 @@ class Pass {
       rotate(key + h * d);
       float* out = c.keys + pair * columns * d + column / PANEL * d * PANEL + column % PANEL;
       // As the cache will have them, so that chunks of a prompt cannot be told apart.
-      for (int64_t j = 0; j < d; ++j) kept[j] = rounded<E>(kept[j]);
-      for (int64_t j = 0; j < d; ++j) out[j * PANEL] = rounded<E>(key[h * d + j]);
+      if (work_.halves) {
+        for (int64_t j = 0; j < d; ++j) kept[j] = rounded(kept[j]);
+        for (int64_t j = 0; j < d; ++j) key[h * d + j] = rounded(key[h * d + j]);
+      }
+      for (int64_t j = 0; j < d; ++j) out[j * PANEL] = key[h * d + j];
     }
   }
 
@@ -285,7 +288,7 @@ class Pass {
       }
       const int64_t e = (i - dense.count()) / inner, panel = (i - dense.count()) % inner;
       const int64_t first = start_[e];
-      gated(start_[e + 1] - first, &expert_x_[first], of(w.expert_gate, e).panel(panel),
+      gated(start_[e + 1] - first, expert_x_.data() + first, of(w.expert_gate, e).panel(panel),
             of(w.expert_up, e).panel(panel), expert_inner_.place(first, panel));
     });
     const Tasks down{tokens_, w.down.count()};
@@ -297,7 +300,7 @@ class Pass {
       }
       const int64_t e = (i - down.count()) / outer, panel = (i - down.count()) % outer;
       const int64_t first = start_[e];
-      product(start_[e + 1] - first, &expert_inner_.at[first], of(w.expert_down, e).panel(panel),
+      product(start_[e + 1] - first, expert_inner_.at.data() + first, of(w.expert_down, e).panel(panel),
               expert_out_.place(first, panel));
     });
     each_token([&](int64_t t) {

@@ -154,12 +154,12 @@ struct Rows {
     stride = up(width, PANEL);
     data.resize(rows * stride);
     at.resize(rows);
-    for (int64_t i = 0; i < rows; ++i) at[i] = &data[i * stride];
+    for (int64_t i = 0; i < rows; ++i) at[i] = data.data() + i * stride;
   }
-  E* operator[](int64_t row) { return &data[row * stride]; }
+  E* operator[](int64_t row) { return data.data() + row * stride; }
   // A panel's columns, from a row on.
   Place<E> place(int64_t row, int64_t panel) {
-    return {&data[row * stride + panel * PANEL], stride};
+    return {data.data() + row * stride + panel * PANEL, stride};
   }
 };
 
