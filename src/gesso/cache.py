@@ -183,13 +183,21 @@ class KVCache:
 
 def cache_bytes(config: TextConfig, columns: int, dtype: torch.dtype, *, trim: bool = True) -> int:
     """Of one row's keys and values of so many columns; trim: with sliding layers' windows alone."""
-    total = 0
+    return dtype.itemsize * sum(_numbers(config, columns, trim=trim))
+
+
+def widened_bytes(config: TextConfig, columns: int, dtype: torch.dtype) -> int:
+    """Of the largest layer's columns as a pass in this dtype reads them where they are kept in
+    fewer bits, and of the same once more with those that it adds."""
+    return 2 * dtype.itemsize * max(_numbers(config, columns, trim=True))
+
+
+def _numbers(config: TextConfig, columns: int, *, trim: bool) -> Iterator[int]:
+    """In each layer's keys and values of one row."""
     for index in range(config.num_layers):
         heads, dim = config.heads(index)
         cut = trim and not config.is_full(index)
-        kept = min(columns, config.sliding_window - 1) if cut else columns
-        total += 2 * heads * dim * kept
-    return total * dtype.itemsize
+        yield 2 * heads * dim * (min(columns, config.sliding_window - 1) if cut else columns)
 
 
 def stack(caches: Sequence[KVCache]) -> KVCache:

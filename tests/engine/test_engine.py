@@ -122,6 +122,17 @@ def test_answers_leaves_nothing_at_work(dg: DiffusionGemma) -> None:
     assert sorted(found) == [0, 1]
 
 
+def test_answers_are_those_of_its_own_prompts(dg: DiffusionGemma) -> None:
+    """What is submitted meanwhile goes on behind them, or with them."""
+    engine = Engine(dg, chunk=8, max_rows=1)
+    places = []
+    for place, _ in engine.answers(["<bos>a", "<bos>b"], raw=True, max_new_tokens=1):
+        places.append(place)
+        engine.submit("<bos>c", raw=True, max_new_tokens=1)
+    assert places == [0, 1]
+    assert not engine.idle
+
+
 def test_answers_wants_an_engine_at_rest(dg: DiffusionGemma) -> None:
     engine = Engine(dg)
     engine.submit("<bos>a", raw=True)

@@ -84,6 +84,21 @@ def test_free_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert everything > 1024_000
 
 
+def test_a_container_has_less_than_its_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = memory._free_bytes(torch.device("cpu"))
+    limit, used = tmp_path / "limit", tmp_path / "used"
+    monkeypatch.setattr(memory, "_CONTAINER", ((limit, used),))
+    limit.write_text("max\n")
+    used.write_text("3000\n")
+    assert memory._free_bytes(torch.device("cpu")) == pytest.approx(free, rel=0.2)
+    limit.write_text("1024000\n")
+    assert memory._free_bytes(torch.device("cpu")) == 1021_000
+    limit.write_text("2000\n")
+    assert memory._free_bytes(torch.device("cpu")) == 0
+
+
 def test_slots_count_for_as_long_as_they_are(dg: DiffusionGemma, device: torch.device) -> None:
     """A long request leaves long ones: neither the prefix cache nor others get their room."""
     dg.network.to(device)
@@ -94,6 +109,19 @@ def test_slots_count_for_as_long_as_they_are(dg: DiffusionGemma, device: torch.d
     assert engine._admission.free(engine._rows) == engine.memory.room - 2 * dg.network.cache_bytes(
         1024
     )
+
+
+def test_columns_in_fp8_are_widened_a_layer_at_a_time(dg: DiffusionGemma) -> None:
+    """Which is more than what they are kept in; and compiled passes pack them in float32."""
+    network = dg.network
+    wide = network.cache_bytes(60)
+    assert network.widened_bytes(60) == 0
+    network.kv_cache_dtype = torch.float8_e4m3fn
+    assert network.cache_bytes(60) * 4 == wide
+    heads, dim = network.config.text.heads(1)
+    assert network.widened_bytes(60) == 2 * 4 * 2 * heads * dim * 60
+    network.compiled = "passes"  # only whether there are any counts
+    assert JoinedSteps(network).held([60]) == 2 * wide
 
 
 def test_a_pass_never_holds_all_layers_whole_and_trimmed(dg: DiffusionGemma) -> None:

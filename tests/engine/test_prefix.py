@@ -84,6 +84,42 @@ def test_the_one_not_of_use_for_longest_goes_first(raw_config: RawConfig) -> Non
     assert [len(known.find([first] * 20).ids) for first in range(3)] == [20, 0, 20]
 
 
+def pinned(cache: KVCache) -> int:
+    """Bytes of all the memory that its columns lie in."""
+    stores = [t.untyped_storage() for i in range(cache.config.num_layers) for t in cache.stored(i)]
+    return sum({store.data_ptr(): store.nbytes() for store in stores}.values())
+
+
+def test_what_was_found_keeps_nothing_of_a_longer_one(raw_config: RawConfig) -> None:
+    config = ModelConfig.parse(raw_config()).text
+    known = PrefixCache()
+    serve(known, config, [7] * 20, [8] * 400)
+    found = known.find([7] * 20).cache
+    assert found is not None
+    assert pinned(found) == found.nbytes < known.nbytes / 4
+
+
+def test_what_is_forgotten_while_it_grows_holds_nothing(raw_config: RawConfig) -> None:
+    """Its request has columns of its own; windows set aside for others are nobody's then."""
+    config = ModelConfig.parse(raw_config()).text
+    known = PrefixCache()
+    grown = serve(known, config, [7] * 20)
+    known.shrink(0)
+    assert (grown.cache, grown._marks) == (None, {})
+    cache = KVCache(config, batch_size=1)
+    for _ in range(3):
+        writer = CacheWriter(cache, columns=20, mask=None)
+        for index in range(config.num_layers):
+            heads, dim = config.heads(index)
+            writer.keep(index, *writer.join(index, *2 * [torch.zeros(1, heads, 20, dim)]))
+        writer.close()
+        if len(grown.ids) < cache.length:
+            grown.extend([7] * 20, cache, mark=True)
+            known.keep(grown)
+            known.shrink(0)
+    assert (grown.cache, grown._marks) == (None, {})
+
+
 def test_a_request_costs_the_same_however_many_are_kept(
     raw_config: RawConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -60,8 +60,10 @@ class Admission:
     def bytes(self, columns: Sequence[int]) -> int:
         """What requests of so many columns each take, if all of them are at work at once. While a
         row is encoded its old columns are there beside the new ones."""
-        own = [self._network.cache_bytes(count) for count in columns]
-        return sum(own) + max(own, default=0) + self._stepper.held(columns)
+        network = self._network
+        own = [network.cache_bytes(count) for count in columns]
+        passing = max(own, default=0) + max(map(network.widened_bytes, columns), default=0)
+        return sum(own) + passing + self._stepper.held(columns)
 
     def free(self, rows: Sequence[Row]) -> int:
         """Bytes that none of these rows can come to need."""

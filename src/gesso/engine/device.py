@@ -37,7 +37,7 @@ _STEPS, _MEMORY = 64, 2
 
 @dataclass(frozen=True)
 class _Outcome:
-    """What a step leaves for the host: (b, L), (b, L) and (b, L), rows as in the slots."""
+    """What a step leaves for the host, each (b, L), rows as in the slots."""
 
     argmax: Tensor
     entropy: Tensor
@@ -235,6 +235,9 @@ class DeviceSteps:
             self._forget_graphs()
         length = row.request.canvas_length
         if length not in self._canvases:
+            # A request may ask for any length: what no row at work has is not kept.
+            at_work = {other.request.canvas_length for other in self._placed if other is not None}
+            self._canvases = {n: each for n, each in self._canvases.items() if n in at_work}
             self._canvases[length] = _Canvases(self._network, rows=self._rows, length=length)
 
     def _forget_graphs(self) -> None:

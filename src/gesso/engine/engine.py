@@ -56,7 +56,7 @@ class Engine:
         """max_rows: that are denoised together. chunk: tokens of a prompt encoded at a time.
         max_memory: for everything, weights included, in bytes or as "18GB"; by default most of
         what is free on the device. stepper: how canvases take a step; by default by kernels on a
-        GPU, and elsewhere by the readable network. ValueError when the memory is too little.
+        GPU, and elsewhere by the network's own passes. ValueError when the memory is too little.
         """
         for name, value in (("max_rows", max_rows), ("chunk", chunk)):
             if value < 1:
@@ -111,13 +111,14 @@ class Engine:
         requests = [self._request(prompt, keys) for prompt in prompts]
         for request in requests:
             self._admission.check(request)
-        numbers = [self.submit_request(request) for request in requests]
+        places = {self.submit_request(request): place for place, request in enumerate(requests)}
         try:
-            for event in self.run():
-                if isinstance(event, End):
-                    yield event.row - numbers[0], event.result
+            while places:
+                for event in self.step():
+                    if isinstance(event, End) and event.row in places:
+                        yield places.pop(event.row), event.result
         finally:
-            self._drop(set(numbers))
+            self._drop(places)
 
     @torch.inference_mode()
     def step(self) -> list[CanvasEvent]:

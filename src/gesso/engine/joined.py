@@ -1,5 +1,5 @@
-"""Steps by the readable network, anywhere: looks at canvases are joined into one forward, and the
-rest is done row by row."""
+"""Steps by the network's own passes, anywhere: looks at canvases are joined into one forward, and
+the rest is done row by row."""
 
 from __future__ import annotations
 
@@ -67,12 +67,14 @@ class JoinedSteps:
     def held(self, columns: Sequence[int]) -> int:
         # One alone is not copied; of several, the shortest in a group is padded by so much.
         network, own = self._network, [self._network.cache_bytes(count) for count in columns]
-        joined = 0 if len(columns) == 1 else _SPREAD * sum(own)
+        joined = 0
+        if len(columns) > 1:
+            joined = _SPREAD * sum(own) + sum(map(network.widened_bytes, columns))
         if network.compiled is None:
             return joined
         # Compiled passes pack what they read, in float32: one that encodes, beside the others.
         packed = (joined or sum(own)) + max(own, default=0)
-        return joined + packed * 4 // network.dtype.itemsize
+        return joined + packed * 4 // (network.kv_cache_dtype or network.dtype).itemsize
 
     def _advance(self, row: Row, reading: Reading) -> StepOutput:
         self._states[row.number], output = advance(

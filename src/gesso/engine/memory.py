@@ -22,6 +22,15 @@ _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**
 # Of what is free on the device, the rest being for the allocator's gaps and for others.
 _SHARE = 0.9
 _MEMINFO = Path("/proc/meminfo")
+_CGROUP = Path("/sys/fs/cgroup")
+# What a container may use and does, by the second version of control groups and by the first.
+_CONTAINER = (
+    (_CGROUP / "memory.max", _CGROUP / "memory.current"),
+    (
+        _CGROUP / "memory" / "memory.limit_in_bytes",
+        _CGROUP / "memory" / "memory.usage_in_bytes",
+    ),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,8 +99,20 @@ def _free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + unused
+    free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if _MEMINFO.exists():  # what the system would give, files in its cache not counted as used
         found = re.search(r"MemAvailable:\s*(\d+) kB", _MEMINFO.read_text())
         if found:
-            return int(found[1]) * 2**10
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+            free = int(found[1]) * 2**10
+    for limit, used in _CONTAINER:  # which the system's own figures do not know of
+        if (most := _read_number(limit)) is not None:
+            free = min(free, most - (_read_number(used) or 0))
+    return max(0, free)
+
+
+def _read_number(file: Path) -> int | None:
+    """None where there is no such file, or no limit in it."""
+    try:
+        return int(file.read_text())
+    except (OSError, ValueError):
+        return None

@@ -73,7 +73,8 @@ class Prefix:
             return None
         begun = Prefix()
         begun.ids, begun.keys, begun.taken = self.ids[:place], self.keys[:place], place
-        begun.cache = found
+        # Cut from a longer one's memory it would keep all of that.
+        begun.cache = found if place == self.cache.length else found.select(torch.tensor([0]))
         return begun
 
     @property
@@ -107,7 +108,7 @@ class PrefixCache:
 
     def keep(self, prefix: Prefix) -> None:
         """As the latest. Those that are a beginning of it, as far as it is new, are forgotten, but
-        for their marks. What that costs goes by what is new."""
+        for their marks. What that costs goes by what is new: all of what was forgotten itself."""
         length = len(prefix.keys)
         before = self._kept.pop(prefix, None) or _Entry(0, 0, [])
         owned = before.keys
@@ -159,6 +160,8 @@ class PrefixCache:
         self.nbytes -= entry.nbytes
         for key in entry.keys:
             self._release(key, prefix)
+        # Its request may be at work, with columns of its own, and go on to extend it.
+        prefix.cache, prefix._marks = None, {}
 
     def _release(self, key: int, prefix: Prefix) -> None:
         if self._owners.get(key) is prefix:

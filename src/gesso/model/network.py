@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from gesso.cache import CacheView, CacheWriter, KVCache, cache_bytes
+from gesso.cache import CacheView, CacheWriter, KVCache, cache_bytes, widened_bytes
 from gesso.config import ModelConfig
 from gesso.kernels.attention import attention
 from gesso.kernels.precision import at_least_float32
@@ -65,6 +65,12 @@ class Network(nn.Module):
     def cache_bytes(self, columns: int) -> int:
         """Of one row's keys and values of so many columns, trimmed."""
         return cache_bytes(self.config.text, columns, self.kv_cache_dtype or self.dtype)
+
+    def widened_bytes(self, columns: int) -> int:
+        """What a pass over a row holds of so many columns beside them, a layer at a time."""
+        if self.kv_cache_dtype is None:
+            return 0
+        return widened_bytes(self.config.text, columns, self.dtype)
 
     def encode(
         self,
@@ -231,7 +237,9 @@ class Network(nn.Module):
 
         Rounded to the embedding's dtype before the softmax, as the reference stores them (trap 12).
         """
-        probabilities = at_least_float32(logits.to(self.dtype)).softmax(-1).to(self.dtype)
+        most = torch.finfo(self.dtype).max  # of float16 a low temperature goes beyond it
+        rounded = at_least_float32(logits.clamp(-most, most).to(self.dtype))
+        probabilities = rounded.softmax(-1).to(self.dtype)
         return (probabilities @ self.embed.weight) * self.embed_scale
 
     def embed_image(self, patches: Tensor, positions: Tensor) -> Tensor:
