@@ -222,7 +222,7 @@ def longer() -> TrainConfig:
     return replace(
         before,
         base=checkpoint_of("tiny-deep"),
-        steps=1000,
+        steps=780,
         objective=replace(before.objective, causal_weight=3.0, unroll=0.6, unroll_steps=4),
         seed=20,
     )

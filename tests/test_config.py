@@ -133,6 +133,12 @@ def test_unknown_kinds(raw_config: RawConfig) -> None:
         ModelConfig.parse(raw_config(rope_parameters=rope))
 
 
+@pytest.mark.parametrize("key", ["head_dim", "global_head_dim"])
+def test_rotations_go_by_pairs(raw_config: RawConfig, key: str) -> None:
+    with pytest.raises(ValueError, match=rf"{key}: got 15; rotations go by pairs: an even number"):
+        ModelConfig.parse(raw_config(**{key: 15}))
+
+
 def test_full_layers_must_agree(reference: Path) -> None:
     raw = read_json(reference / "config.json")
     raw["text_config"]["per_layer_config"]["3"]["head_dim"] = 64
@@ -194,7 +200,7 @@ def test_nulls_of_generation_config_take_the_defaults(raw_config: RawConfig) -> 
     ("key", "value", "message"),
     [
         ("max_new_tokens", 0, "max_new_tokens: got 0; expected at least 1"),
-        ("max_denoising_steps", 0, "max_denoising_steps: got 0; expected at least 1"),
+        ("max_denoising_steps", 0, "max_denoising_steps: got 0; expected between 1 and 4096"),
         ("max_denoising_steps", "48", "max_denoising_steps: got '48'; a whole number"),
         ("t_max", 0, r"temperature_start \(t_max\): got 0; expected a number above 0"),
         ("t_max", float("inf"), "got inf; expected a finite number above 0"),

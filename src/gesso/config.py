@@ -130,6 +130,11 @@ class TextConfig:
                 "max_position_embeddings",
             )
         }
+        for key, dim in (("head_dim", number["head_dim"]), ("global_head_dim", global_head_dim)):
+            if dim % 2:
+                raise ValueError(
+                    f"{where}.{key}: got {dim}; rotations go by pairs: an even number is expected"
+                )
         if number["top_k_experts"] > number["num_experts"]:
             raise ValueError(
                 f"{where}.top_k_experts: got {number['top_k_experts']}, more than "
@@ -340,6 +345,10 @@ class ModelConfig:
         )
 
 
+# Of one canvas. Every step has its temperature, and is remembered where stability asks for it.
+MOST_STEPS = 4096
+
+
 @dataclass(frozen=True, kw_only=True)
 class GenerationConfig:
     """What generation does when the caller does not say (generation_config.json, model-spec §6).
@@ -360,7 +369,7 @@ class GenerationConfig:
 
     def __post_init__(self) -> None:
         whole("max_new_tokens", self.max_new_tokens, low=1)
-        whole("max_denoising_steps", self.max_denoising_steps, low=1)
+        whole("max_denoising_steps", self.max_denoising_steps, low=1, high=MOST_STEPS)
         number("entropy_bound", self.entropy_bound)
         number("temperature_start (t_max)", self.temperature_start)
         # No step is taken at the end's temperature (trap 18): it may be 0.

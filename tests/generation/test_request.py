@@ -44,8 +44,9 @@ BAD = [
     ("canvas_length", 0, "at least 1"),
     ("canvas_length", 2.0, "whole number"),
     ("canvas_length", L + 1, "learned canvases of 5"),
-    ("max_denoising_steps", 0, "at least 1"),
+    ("max_denoising_steps", 0, "between 1 and 4096"),
     ("max_denoising_steps", 2.0, "whole number"),
+    ("max_denoising_steps", 10**20, "between 1 and 4096"),
     ("stability", -1, "at least 0"),
     ("stability", 1.0, "whole number"),
     ("confidence", 0, "above 0"),
@@ -193,3 +194,13 @@ def test_the_adaptive_stop_is_off_when_asked_or_when_the_checkpoint_has_none(dg)
 def test_one_stop_string_is_a_list_of_one() -> None:
     assert Parameters(stop="ab").stop == ("ab",)
     assert Parameters(stop=["ab", "c"]).stop == ("ab", "c")
+
+
+def test_more_drafts_than_a_canvas_has_are_not_waited_for(dg) -> None:
+    """Nor is there memory for them."""
+    keys = dict(max_denoising_steps=4, confidence=0.5)
+    assert request(dg, [2], stability=4, **keys).policy.stop == NeverEarly()
+    assert request(dg, [2], stability=10**20, **keys).policy.stop == NeverEarly()
+    assert request(dg, [2], stability=3, **keys).policy.stop == StableAndConfident(
+        stability=3, confidence=0.5
+    )

@@ -129,7 +129,7 @@ class Answer:
         at = _first_of(self._text, self.request.parameters.stop)
         if at is None:
             return
-        # The fewest tokens that spell the stop string whole.
+        # The fewest tokens that spell the stop string whole, and settle that they do.
         while len(self._ids) > before + 1 and (
             _first_of(self._read(len(self._ids) - 1), self.request.parameters.stop) == at
         ):
@@ -162,7 +162,10 @@ class Answer:
 
 
 def _first_of(text: str, stops: Sequence[str]) -> int | None:
-    return min((at for s in stops if (at := text.find(s)) >= 0), default=None)
+    """Where the stop string begins that is whole first: however the text came, in small parts or in
+    large ones, that one ended it."""
+    found = [(at + len(s), at) for s in stops if (at := text.find(s)) >= 0]
+    return min(found)[1] if found else None
 
 
 def _held(text: str, stops: Sequence[str]) -> int:

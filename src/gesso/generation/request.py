@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from operator import index
 from typing import Any
 
-from gesso.config import GenerationConfig, ModelConfig
+from gesso.config import MOST_STEPS, GenerationConfig, ModelConfig
 from gesso.diffusion.loop import Policy
 from gesso.diffusion.rng import SEED_LIMIT
 from gesso.diffusion.sampler import EntropyBound
@@ -48,9 +48,11 @@ class Parameters:
 
     def __post_init__(self) -> None:
         whole("seed", self.seed, low=0, high=SEED_LIMIT - 1)
-        for name in ("max_new_tokens", "canvas_length", "max_denoising_steps"):
+        for name in ("max_new_tokens", "canvas_length"):
             if getattr(self, name) is not None:
                 whole(name, getattr(self, name), low=1)
+        if self.max_denoising_steps is not None:
+            whole("max_denoising_steps", self.max_denoising_steps, low=1, high=MOST_STEPS)
         if self.stability is not None:
             whole("stability", self.stability, low=0)
         for name in (
@@ -101,6 +103,8 @@ class Request:
             self.parameters.adaptive_stop
             and config.stability_threshold is not None
             and config.confidence_threshold is not None
+            # A canvas has no more drafts than steps; what could never be is not waited for.
+            and config.stability_threshold < config.max_denoising_steps
         ):
             stop = StableAndConfident(
                 stability=config.stability_threshold, confidence=config.confidence_threshold
