@@ -15,6 +15,7 @@ from typing import Any, Literal, cast
 from gesso.values import (
     number,
     only,
+    place,
     positive,
     required,
     section,
@@ -263,7 +264,7 @@ class VisionConfig:
             raise ValueError(f"{where}.standardize: got {standardize!r}; true or false is expected")
         return cls(
             **number,
-            num_layers=size(raw, "num_hidden_layers", where),
+            num_layers=_layer_count(raw, where),
             rope_theta=rope.theta,
             standardize=standardize,
             rms_norm_eps=positive(raw, "rms_norm_eps", where, 1e-6),
@@ -430,8 +431,14 @@ def _factor(rope: RopeConfig) -> dict[str, float]:
     return {} if rope.scaling == 1.0 else {"factor": rope.scaling}
 
 
+def _layer_count(raw: Mapping[str, Any], where: str) -> int:
+    """A slip of the pen must not come to layers without end."""
+    value = required(raw, "num_hidden_layers", where)
+    return whole(place(where, "num_hidden_layers"), value, low=1, high=1000)
+
+
 def _layer_types(raw: Mapping[str, Any], where: str) -> tuple[LayerType, ...]:
-    count = size(raw, "num_hidden_layers", where)
+    count = _layer_count(raw, where)
     types = raw.get("layer_types") or [
         "full_attention" if (i + 1) % _FULL_EVERY == 0 else "sliding_attention"
         for i in range(count)

@@ -33,7 +33,7 @@ def pick_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(0, device=device).cpu()  # there, and with values
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, TypeError) as error:
         raise ValueError(f"device: got {name!r}, which is not to be had here ({error})") from None
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)

@@ -25,7 +25,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def replacing_in(
-    folder: Path, *, entries: Sequence[str], outdated: str | None = None
+    folder: Path, *, entries: Sequence[str], outdated: Sequence[str] = ()
 ) -> Iterator[Path]:
     """Gives an empty folder to write to; its files take their places in `folder` at the end, and it
     is gone when writing fails.
@@ -37,15 +37,15 @@ def replacing_in(
     entries come last. At every moment the target is thus either whole or refused, never a mixture
     of two; and while it is refused, the new one lies within it.
 
-    outdated: a pattern of files to remove that were not written anew. ValueError, before anything
-    is written, when the target is a file.
+    outdated: patterns of files to remove that were not written anew. ValueError, before anything
+    is written, when the target is a file, or a folder that cannot be made.
     """
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder}: is a file; give the name of a folder")
     folder = folder.resolve()
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(folder.parent)
     partial = (folder if folder.exists() else folder.parent) / f".partial-{uuid4().hex[:8]}"
-    partial.mkdir()
+    make_folder(partial)
     try:
         yield partial
         for path in partial.iterdir():
@@ -60,12 +60,23 @@ def replacing_in(
     for entry in entries:
         (folder / entry).unlink(missing_ok=True)
     new = sorted((path.name for path in partial.iterdir()), key=lambda name: name in entries)
+    for pattern in outdated:
+        for path in folder.glob(pattern):
+            if path.name not in new:
+                path.unlink()
     for name in new:
         os.replace(partial / name, folder / name)
-    for path in folder.glob(outdated) if outdated else ():
-        if path.name not in new:
-            path.unlink()
     partial.rmdir()
+
+
+def make_folder(folder: Path) -> None:
+    """With those above it, where it is not there. ValueError: it cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(
+            f"{folder}: cannot be made ({error.strerror}: {error.filename}); choose another folder"
+        ) from None
 
 
 @contextmanager

@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from operator import index
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -37,11 +38,12 @@ def naming(file: Path) -> Iterator[None]:
 def whole(name: str, value: object, *, low: int, high: int | None = None) -> int:
     """The value; ValueError unless it is a whole number in the range."""
     wanted = f"at least {low}" if high is None else f"between {low} and {high}"
-    if isinstance(value, bool) or not isinstance(value, int):
+    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
         raise ValueError(f"{name}: got {value!r:.80}; a whole number {wanted} is expected")
-    if value < low or (high is not None and value > high):
-        raise ValueError(f"{name}: got {value}; expected {wanted}")
-    return value
+    found = index(value)
+    if found < low or (high is not None and found > high):
+        raise ValueError(f"{name}: got {found}; expected {wanted}")
+    return found
 
 
 def number(name: str, value: object, *, zero: bool = False) -> float:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,13 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from gesso.checkpoint import load_network, read_config, read_generation_config, save_checkpoint
+from gesso.checkpoint import (
+    load_network,
+    read_config,
+    read_generation_config,
+    resolve,
+    save_checkpoint,
+)
 from gesso.config import GenerationConfig
 from gesso.model.network import Network
 
@@ -196,8 +203,25 @@ def test_a_diverged_network_is_not_saved(network: Network, tmp_path: Path) -> No
     assert not os.listdir(tmp_path)
 
 
+def test_nothing_is_left_of_another_checkpoint(network: Network, tmp_path: Path) -> None:
+    """What the new one does not have is none of its own; logs and the like are nobody's."""
+    assets = resolve("tiny")
+    bare, folder = tmp_path / "bare", tmp_path / "folder"
+    bare.mkdir()
+    shutil.copy(assets / "tokenizer.json", bare)
+    save_checkpoint(network, folder, generation=GenerationConfig(), processor=assets)
+    (folder / "hf_quant_config.json").write_text("{}")
+    (folder / "log.jsonl").write_text("")
+    save_checkpoint(network, folder, generation=None, processor=bare)
+    assert sorted(os.listdir(folder)) == [
+        "config.json", "log.jsonl", "model.safetensors", "tokenizer.json"
+    ]  # fmt: skip
+
+
 def test_unfit_arguments(network: Network, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match=r"cannot be made .*; choose another folder"):
+        save_checkpoint(network, tmp_path / "file" / "new", generation=None)
     with pytest.raises(ValueError, match="is a file; give the name of a folder"):
         save_checkpoint(network, tmp_path / "file", generation=None)
     with pytest.raises(ValueError, match=r"dtype is torch\.int8; expected one of"):

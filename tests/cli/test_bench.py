@@ -113,6 +113,12 @@ def test_the_file_s_folder_is_looked_for_before_the_work(
     code, _, err = run("bench", "generate", "--out", tmp_path / "no" / "report.json")
     assert (code, calls) == (2, [])
     assert "no such folder" in err
+    code, _, err = run("bench", "generate", "--out", tmp_path / "report.png")
+    assert (code, calls) == (2, [])
+    assert "which is the plot's name; name the report X.json" in err
+    code, _, err = run("bench", "generate", "--out", "/proc/report.json")
+    assert (code, calls) == (2, [])
+    assert "cannot be written" in err
 
 
 def test_a_sweep_and_its_plot(run: Run, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The frame of every command: help, versions, errors, exit codes."""
 
 import io
+import json
 import os
 import subprocess
 import sys
@@ -103,6 +104,28 @@ def test_odd_streams(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("stdin", "stdout", "stderr"):
         monkeypatch.setattr(f"sys.{name}", None)
     assert main(["generate", "x", *model]) == 0
+
+
+def test_json_is_json_in_any_encoding(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for encoding, written in (("ascii", b"f\\u00fcr"), ("utf-8", "für".encode())):
+        said = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+        monkeypatch.setattr("sys.stdout", said)
+        folder = checkpoint.with_name("für")
+        if not folder.exists():
+            checkpoint.rename(folder)
+        assert main(["info", "--model", str(folder), "--json"]) == 0
+        assert written in said.buffer.getvalue()
+        assert json.loads(said.buffer.getvalue().decode(encoding))
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is always full")
+def test_a_full_disk_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)  # argparse would hear of it, and be still
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([*PROGRAM, "--help"], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith("gesso: OSError: [Errno 28]")
+    assert done.stderr.count("\n") == 1
 
 
 def test_as_a_process_a_closed_pipe_is_no_error(checkpoint: Path) -> None:

@@ -49,10 +49,11 @@ def test_a_file_of_ones_own_examples(run: Run, checkpoint: Path, tmp_path: Path)
     code, out, err = run("eval", file, *words)
     assert (code, out) == (2, "")
     assert "1 bad lines; mend them: line 2: not JSON" in err
-    file.write_text(json.dumps({"prompt": "a " * 9000, "completion": "b"}) + "\n")
+    long = json.dumps({"prompt": "a " * 9000, "completion": "b"})
+    file.write_text(f"{line}\n\n{line}\n{long}\n", encoding="utf-8")
     code, out, err = run("eval", file, *words)
     assert (code, out) == (2, "")
-    assert f"{file}: example 1: the prompt has" in err
+    assert f"{file}: line 4: the prompt has" in err
 
 
 def test_table_of_diffusion_alone(run: Run, checkpoint: Path) -> None:

@@ -190,7 +190,9 @@ def test_an_empty_name_is_no_folder(
     """As of a variable that was not set."""
     monkeypatch.chdir(tmp_path)
     code, _, err = run("train", recipe, "--out", "")
-    assert (code, "--out: got ''; give the name of a folder" in err) == (2, True)
+    assert (code, "--out: got ''; give a name" in err) == (2, True)
+    code, _, err = run("train", recipe, "--data", "", "--dry-run")
+    assert (code, "--data: got ''; give a name" in err) == (2, True)
     assert [path.name for path in tmp_path.iterdir()] == ["kitchen"]
 
 
@@ -245,3 +247,17 @@ def test_steps_below_one(run: Run, recipe: Path, tmp_path: Path) -> None:
     code, _, err = run("train", recipe, "--out", tmp_path / "out", "--steps", 0)
     assert code == 2
     assert "steps" in err
+
+
+@pytest.mark.parametrize("leaves", ["raise SystemExit", "sys.exit('set DATA first')"])
+def test_a_recipe_that_leaves_has_failed(run: Run, tmp_path: Path, leaves: str) -> None:
+    file = tmp_path / "leaves.py"
+    file.write_text(f"import sys\ndef recipe():\n    {leaves}\n")
+    code, _, err = run("train", file, "--dry-run")
+    assert (code, "the recipe fails: SystemExit" in err) == (2, True)
+
+
+def test_a_folder_that_cannot_be_made(run: Run, recipe: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    code, _, err = run("train", recipe, "--steps", 1, "--out", tmp_path / "file" / "run")
+    assert (code, "choose another folder" in err) == (2, True)

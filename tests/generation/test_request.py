@@ -3,6 +3,7 @@
 import math
 
 import pytest
+import torch
 
 from gesso.config import GenerationConfig
 from gesso.diffusion.stopping import NeverEarly, StableAndConfident
@@ -49,11 +50,10 @@ BAD = [
     ("max_denoising_steps", 10**20, "between 1 and 4096"),
     ("stability", -1, "at least 0"),
     ("stability", 1.0, "whole number"),
-    ("confidence", 0, "above 0"),
-    ("confidence", math.nan, "above 0"),
+    ("confidence", math.nan, "at least 0"),
     ("temperature_start", 0, "above 0"),
     ("temperature_start", math.nan, "above 0"),
-    ("temperature_end", 0.0, "above 0"),
+    ("temperature_end", -0.5, "at least 0"),
     ("temperature_end", math.inf, "finite"),
     ("time_budget", 0, "above 0"),
     ("time_budget", -1.0, "above 0"),
@@ -204,3 +204,11 @@ def test_more_drafts_than_a_canvas_has_are_not_waited_for(dg) -> None:
     assert request(dg, [2], stability=3, **keys).policy.stop == StableAndConfident(
         stability=3, confidence=0.5
     )
+
+
+def test_numbers_of_other_libraries(dg: DiffusionGemma) -> None:
+    """Are numbers; kept as Python's, which JSON has room for."""
+    parameters = Parameters(seed=torch.tensor(3), max_new_tokens=torch.tensor(2))
+    assert (type(parameters.seed), parameters) == (int, Parameters(seed=3, max_new_tokens=2))
+    with pytest.raises(ValueError, match=r"cancelled: got True; a threading\.Event is expected"):
+        dg.stream("hello", cancelled=True)

@@ -155,6 +155,7 @@ def test_wrong_messages(messages: Any, message: str) -> None:
         ("f", "tools must be a list of tools, got str"),
         ([{"name": "f"}], r"tools\[0\] must be an object with a named function"),
         ([{"function": {"name": "f", "parameters": print}}], r"tools\[0\] holds something"),
+        ([{"function": {"name": "f", "parameters": "x"}}], r"tools\[0\] has parameters 'x'; expec"),
     ],
 )
 def test_wrong_tools(tools: Any, message: str) -> None:

@@ -42,6 +42,7 @@ def test_every_assistant_message_is_asked_for(tmp_path: Path) -> None:
         ('{"a": 1}', '{"a": true}', False),
         ('{"a": 1}', '{"a": 1', False),
         ("12", "12.0", False),
+        ('{"a": NaN}', '{"a": NaN}', True),
     ],
 )
 def test_the_answer_or_the_same_json(tmp_path: Path, wanted: str, text: str, exact: bool) -> None:

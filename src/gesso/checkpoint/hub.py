@@ -24,10 +24,15 @@ def resolve(source: str | Path, *, revision: str | None = None, weights: bool = 
     them. HF_HUB_OFFLINE=1 uses the local cache alone.
     ValueError when there is no such checkpoint or it cannot be fetched.
     """
+    if not isinstance(source, str | Path):
+        raise ValueError(
+            f"got {source!r:.80}; the name of a checkpoint is expected: a folder, a hub id, or an "
+            f"embedded one: {', '.join(EMBEDDED)}"
+        )
     if source in EMBEDDED:
         _refuse_revision(source, revision)
         return Path(str(files("gesso"))) / "assets" / str(source)
-    folder = Path(source).expanduser()
+    folder = Path(os.path.expanduser(source))  # which leaves a user that is not known as he is
     # An empty name is no folder, not the working directory; one that is too long is none either.
     if source and os.path.isdir(folder):
         _refuse_revision(source, revision)

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from gesso.checkpoint.names import published_name
 from gesso.checkpoint.read import DTYPES, GENERATION_FILE, require_finite
-from gesso.checkpoint.schemes import CONFIG_FILE
+from gesso.checkpoint.schemes import CONFIG_FILE, MODELOPT_FILE
 from gesso.checkpoint.shards import INDEX_FILE, SINGLE_FILE, shard_file
 from gesso.config import GenerationConfig
 from gesso.files import replacing_in
@@ -107,13 +107,13 @@ def write_checkpoint(
 ) -> None:
     """Write pieces in their order.
 
-    config: of config.json. generation None writes no generation_config.json. parameters: how
-    many, for the index. processor: a folder whose tokenizer, chat template and image settings go
-    along. Weights of more than max_shard_bytes go into several files (a larger piece gets one to
-    itself), and one file's pieces are held in memory at a time. on_piece is told how many of how
-    many are done. Files of the folder that are not written here stay as they are. ValueError, and
-    the folder untouched, for a processor without a tokenizer; whatever else a piece raises leaves
-    it untouched too.
+    config: of config.json. generation None writes no generation_config.json. parameters: how many,
+    for the index. processor: a folder whose tokenizer, chat template and image settings go along.
+    Weights of more than max_shard_bytes go into several files (a larger piece gets one to itself),
+    and one file's pieces are held in memory at a time. on_piece is told how many of how many are
+    done. Files of the folder that are no checkpoint's stay as they are, and without a processor the
+    one that is there. ValueError, and the folder untouched, for a processor without a tokenizer;
+    whatever else a piece raises leaves it untouched too.
     """
     if max_shard_bytes < 1:
         raise ValueError(f"max_shard_bytes is {max_shard_bytes}; expected at least 1")
@@ -121,8 +121,11 @@ def write_checkpoint(
     shards = plan_shards(pieces, max_shard_bytes=max_shard_bytes)
     done = 0
 
-    entries, outdated = (SINGLE_FILE, INDEX_FILE), "model-*-of-*.safetensors"
-    with replacing_in(folder, entries=entries, outdated=outdated) as partial:
+    # What told of an earlier checkpoint's weights, and where there is a new tokenizer, texts.
+    outdated = ["model-*-of-*.safetensors", MODELOPT_FILE]
+    if processor is not None:
+        outdated += [GENERATION_FILE, *_COMPANIONS]
+    with replacing_in(folder, entries=(SINGLE_FILE, INDEX_FILE), outdated=outdated) as partial:
         _write_json(partial / CONFIG_FILE, config)
         if generation is not None:
             _write_json(partial / GENERATION_FILE, generation.to_json())

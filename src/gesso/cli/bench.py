@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gesso.cli.options import Commands, add_compile, add_kv_cache_dtype, add_threads
+from gesso.cli.options import Commands, add_compile, add_kv_cache_dtype, add_threads, print_json
 from gesso.files import replacing
 
 if TYPE_CHECKING:
     from gesso.bench import Subject
 
+_PLOT = ".png"
 _NETWORK = ("random", "quantize", "kv_cache_dtype", "device", "dtype")
 
 
@@ -100,20 +102,33 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"--out: no such folder {args.out.parent}; make it first")
     if args.out is not None and args.out.is_dir():
         raise ValueError(f"--out: got {args.out}, a folder; give the name of a file")
+    if args.out is not None:
+        _check_out(args.out)
     with CountBar() as bar:
         report = _measure(args, lambda done, total: bar.step("rounds", done, total))
-    text = json.dumps(report, ensure_ascii=False)
-    if args.out is not None:
-        with replacing(args.out) as path:
-            path.write_text(text + "\n", encoding="utf-8")
-        plot_report(report, args.out.with_suffix(".png"))
+    # Shown before it is written: what was measured is not lost to a disk that is full.
     if args.json:
-        print(text)
+        print_json(report)
     else:
         from gesso.terminal.tables import print_bench
 
         print_bench(report)
+    if args.out is not None:
+        with replacing(args.out) as path:
+            path.write_text(json.dumps(report, ensure_ascii=False) + "\n", encoding="utf-8")
+        plot_report(report, args.out.with_suffix(_PLOT))
     return 0
+
+
+def _check_out(file: Path) -> None:
+    if file.suffix == _PLOT:
+        raise ValueError(f"--out: got {file}, which is the plot's name; name the report X.json")
+    try:
+        tempfile.TemporaryFile(dir=file.resolve().parent).close()
+    except OSError as error:
+        raise ValueError(
+            f"--out: {file} cannot be written ({error.strerror}); choose another folder"
+        ) from None
 
 
 def _measure(args: argparse.Namespace, on_round: Callable[[int, int], None]) -> dict[str, Any]:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from gesso.cli.options import Commands, add_threads, folder, set_threads
+from gesso.cli.options import Commands, add_threads, named_path, print_json, set_threads
 
 
 def add(commands: Commands, *, parents: Sequence[argparse.ArgumentParser]) -> None:
@@ -20,7 +19,7 @@ def add(commands: Commands, *, parents: Sequence[argparse.ArgumentParser]) -> No
         "matrix at a time.",
     )
     parser.add_argument("source", metavar="SOURCE", help="a folder, a hub id, or an embedded one")
-    parser.add_argument("--out", type=folder, required=True, metavar="FOLDER", help="where to")
+    parser.add_argument("--out", type=named_path, required=True, metavar="FOLDER", help="where to")
     parser.add_argument(
         "--quantize",
         metavar="FORMAT",
@@ -60,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
         report = dict(
             folder=str(args.out), quantize=args.quantize, bytes=after, source_bytes=before
         )
-        print(json.dumps(report, ensure_ascii=False))
+        print_json(report)
     else:
         print(f"{args.out}: {after / 1e6:,.1f} MB, from {before / 1e6:,.1f} MB")
     return 0

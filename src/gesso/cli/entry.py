@@ -46,8 +46,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = _run(words)
         sys.stdout.flush()
         return code
-    except SystemExit as done:  # argparse, after --help and --version
-        return int(done.code or 0)
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
@@ -56,7 +54,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if "--debug" in words:
             traceback.print_exc()
-        print(f"gesso: {_line(error)}", file=sys.stderr)
+        with contextlib.suppress(BrokenPipeError):
+            print(f"gesso: {_line(error)}", file=sys.stderr, flush=True)
+        try:
+            sys.stdout.flush()
+        except OSError:  # of a disk that is full
+            _drop_stdout()
         return 2 if isinstance(error, ValueError) else 1
 
 
@@ -76,7 +79,10 @@ def parser() -> argparse.ArgumentParser:
 
 def _run(words: Sequence[str]) -> int:
     top = parser()
-    args = top.parse_args(words)
+    try:
+        args = top.parse_args(words)
+    except SystemExit as done:  # after --help and --version
+        return int(done.code or 0)
     if args.command is None:
         top.print_help()
         return 0

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 
-from gesso.cli.options import Commands, add_model, load_model
+from gesso.cli.options import Commands, add_model, load_model, print_json
 
 
 def add(commands: Commands, *, parents: Sequence[argparse.ArgumentParser]) -> None:
@@ -59,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
             on_example=lambda mode, split, done, total: bar.step(f"{split}, {mode}", done, total),
         )
     if args.json:
-        print(json.dumps(report, ensure_ascii=False))
+        print_json(report)
     else:
         from gesso.terminal.tables import print_evaluation
 

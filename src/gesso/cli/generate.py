@@ -6,7 +6,6 @@ On a terminal the canvas is live; in a pipe there is the text and nothing else, 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -18,6 +17,7 @@ from gesso.cli.options import (
     add_model,
     generation_options,
     load_model,
+    print_json,
 )
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     model = load_model(args)
     if args.json:
         result = model.generate(prompt, **options)
-        print(json.dumps(_to_json(result, args), ensure_ascii=False))
+        print_json(_to_json(result, args))
         return 0
     return answer(model, prompt, watch=args.watch, options=options)
 

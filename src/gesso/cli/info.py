@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from gesso.cli.options import Commands
+from gesso.cli.options import Commands, print_json
 
 if TYPE_CHECKING:
     from gesso.config import ModelConfig
@@ -30,7 +29,7 @@ def add(commands: Commands, *, parents: Sequence[argparse.ArgumentParser]) -> No
 def run(args: argparse.Namespace) -> int:
     about = describe(args.model)
     if args.json:
-        print(json.dumps(about, ensure_ascii=False))
+        print_json(about)
     else:
         from gesso.terminal.tables import print_info
 

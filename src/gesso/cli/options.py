@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +20,11 @@ _NUMBERS: tuple[tuple[str, type, str], ...] = (
     ("max-denoising-steps", int, "most steps a canvas may take"),
     ("entropy-bound", float, "nats that the tokens accepted in one step may hold together"),
     ("temperature-start", float, "temperature of a canvas's first step"),
-    ("temperature-end", float, "temperature of its last step"),
+    (
+        "temperature-end",
+        float,
+        "what it falls towards; that of the step behind the last",
+    ),
     ("stability", int, "earlier drafts that must equal the last one before a canvas may end"),
     ("confidence", float, "mean entropy, in nats, below which a canvas may end"),
     ("time-budget", float, "seconds after which the canvas in work is finished as it stands"),
@@ -68,10 +74,10 @@ def add_threads(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def folder(text: str) -> Path:
+def named_path(text: str) -> Path:
     """An empty name, as of a variable that was not set, is not the working directory."""
     if not text:
-        raise argparse.ArgumentTypeError("got ''; give the name of a folder")
+        raise argparse.ArgumentTypeError("got ''; give a name")
     return Path(text)
 
 
@@ -130,6 +136,12 @@ def load_model(args: argparse.Namespace) -> DiffusionGemma:
             dtype=args.dtype,
             compile=args.compile,
         )
+
+
+def print_json(value: Any) -> None:
+    """On one line; letters that stdout cannot write are spelt as JSON spells them."""
+    encoding = (sys.stdout.encoding or "").lower().replace("-", "")
+    print(json.dumps(value, ensure_ascii=encoding != "utf8"))
 
 
 def set_threads(args: argparse.Namespace) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 import shlex
 import signal
 import sys
@@ -19,7 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from gesso.cli.options import Commands, add_threads, folder, set_threads
+from gesso.cli.options import Commands, add_threads, named_path, print_json, set_threads
 
 if TYPE_CHECKING:
     from gesso.training.config import TrainConfig
@@ -50,7 +49,7 @@ def add(commands: Commands, *, parents: Sequence[argparse.ArgumentParser]) -> No
     )
     parser.add_argument(
         "--out",
-        type=folder,
+        type=named_path,
         metavar="DIR",
         help="the run's folder; without it runs/FILE, or runs/FILE-NAME, after the recipe",
     )
@@ -64,7 +63,7 @@ def add(commands: Commands, *, parents: Sequence[argparse.ArgumentParser]) -> No
     parser.add_argument("--seed", type=int, metavar="N", help="in place of the recipe's")
     parser.add_argument(
         "--data",
-        type=Path,
+        type=named_path,
         metavar="PATH",
         help="what to train on in place of the recipe's tasks and data: a JSONL file, whose lines "
         'hold "messages", or "prompt" and "completion"; or a folder of text files',
@@ -129,7 +128,7 @@ def _dry_run(config: TrainConfig, *, as_json: bool) -> int:
 
     found = report(config)
     if as_json:
-        print(json.dumps(found))
+        print_json(found)
     else:
         from gesso.terminal.tables import print_plan
 
@@ -165,7 +164,7 @@ def load_recipe(recipe: str) -> TrainConfig:
         config = make()
     except (ValueError, KeyboardInterrupt):
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ValueError(f"{path}: the recipe fails: {type(error).__name__}: {error}") from error
     finally:
         sys.path.remove(above)

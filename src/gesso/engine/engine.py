@@ -33,6 +33,7 @@ from gesso.generation.loop import draft, finish
 from gesso.generation.model import DiffusionGemma, Prompt
 from gesso.generation.request import Request
 from gesso.generation.verify import Verification
+from gesso.values import whole
 
 # Steps of late whose time tells what the next will take; of fewer than `_TIMED` nothing is known,
 # for the first ones compile and record.
@@ -58,9 +59,7 @@ class Engine:
         what is free on the device. stepper: how canvases take a step; by default by kernels on a
         GPU, and elsewhere by the network's own passes. ValueError when the memory is too little.
         """
-        for name, value in (("max_rows", max_rows), ("chunk", chunk)):
-            if value < 1:
-                raise ValueError(f"{name}: got {value}; expected at least 1")
+        max_rows, chunk = whole("max_rows", max_rows, low=1), whole("chunk", chunk, low=1)
         self.model = model
         self._stepper = stepper or make_stepper(model.network, max_rows)
         self.memory = plan_memory(

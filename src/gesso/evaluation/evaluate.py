@@ -46,7 +46,7 @@ def evaluate(
     for name, value in (("n", n), ("rows", rows)):
         if value < 1:
             raise ValueError(f"{name}: got {value}; expected at least 1")
-    chosen = list(splits or (name for name in task.splits if name != "train"))
+    chosen = list(dict.fromkeys(splits or (name for name in task.splits if name != "train")))
     for split in chosen:
         if split not in task.splits:
             raise ValueError(f"split: got {split!r}; {task.name} has {', '.join(task.splits)}")
@@ -54,7 +54,7 @@ def evaluate(
     for split in chosen:
         examples = list(itertools.islice(task.examples(split=split, seed=seed), n))
         _check(model, task, examples)
-        for mode in modes:
+        for mode in dict.fromkeys(modes):
             runs.append(_run(model, task, examples, split, mode, rows, on_example))
     return {
         "task": task.name,
@@ -72,7 +72,9 @@ def _check(model: DiffusionGemma, task: Task, examples: Sequence[Example]) -> No
         try:
             model.request(example.prompt, {})
         except ValueError as error:
-            raise ValueError(f"{task.name}: example {number}: {error}") from None
+            line = example.info.get("line")
+            which = f"example {number}" if line is None else f"line {line}"
+            raise ValueError(f"{task.name}: {which}: {error}") from None
 
 
 def _run(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -105,18 +105,19 @@ class DiffusionGemma:
 
         seeds: one a prompt; by default all take the parameter `seed`.
         """
-        if isinstance(prompts, str | Mapping) or not prompts:
+        listed = isinstance(prompts, Iterable) and not isinstance(prompts, str | Mapping)
+        if not listed or not (prompts := list(prompts)):
             raise ValueError(f"prompts: got {prompts!r}; give a list of at least one prompt")
         seed = parameters.pop("seed", None)
         if seeds is None:
             seeds = [0 if seed is None else seed] * len(prompts)
         elif seed is not None:
             raise ValueError("seed and seeds were both given; give seeds alone")
-        elif isinstance(seeds, str | int):
+        elif isinstance(seeds, str) or not isinstance(seeds, Iterable):
             raise ValueError(
                 f"seeds: got {seeds!r}; a list with one whole number a prompt is expected"
             )
-        elif len(seeds) != len(prompts):
+        elif len(seeds := list(seeds)) != len(prompts):
             raise ValueError(f"seeds: got {len(seeds)} for {len(prompts)} prompts; give one each")
         requests = [
             self.request(

@@ -47,14 +47,15 @@ class Parameters:
     ignore_stop_tokens: bool = False
 
     def __post_init__(self) -> None:
-        whole("seed", self.seed, low=0, high=SEED_LIMIT - 1)
-        for name in ("max_new_tokens", "canvas_length"):
-            if getattr(self, name) is not None:
-                whole(name, getattr(self, name), low=1)
-        if self.max_denoising_steps is not None:
-            whole("max_denoising_steps", self.max_denoising_steps, low=1, high=MOST_STEPS)
-        if self.stability is not None:
-            whole("stability", self.stability, low=0)
+        for name, low, high in (
+            ("seed", 0, SEED_LIMIT - 1),
+            ("max_new_tokens", 1, None),
+            ("canvas_length", 1, None),
+            ("max_denoising_steps", 1, MOST_STEPS),
+            ("stability", 0, None),
+        ):
+            if name == "seed" or getattr(self, name) is not None:
+                object.__setattr__(self, name, whole(name, getattr(self, name), low=low, high=high))
         for name in (
             "entropy_bound",
             "temperature_start",
@@ -63,7 +64,7 @@ class Parameters:
             "time_budget",
         ):
             if getattr(self, name) is not None:
-                number(name, getattr(self, name))
+                number(name, getattr(self, name), zero=name in ("temperature_end", "confidence"))
         for name in ("adaptive_stop", "verify", "ignore_stop_tokens"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name}: got {getattr(self, name)!r}; True or False is expected")
@@ -146,6 +147,8 @@ def make_request(
         raise ValueError(
             f"the prompt: got {prompt_ids!r:.80}; a list of token ids is expected"
         ) from None
+    if cancelled is not None and not callable(getattr(cancelled, "is_set", None)):
+        raise ValueError(f"cancelled: got {cancelled!r:.80}; a threading.Event is expected")
     if not prompt_ids:
         raise ValueError("the prompt is empty: no tokens; give at least one")
     unknown = [i for i in prompt_ids if not 0 <= i < model.text.vocab_size]

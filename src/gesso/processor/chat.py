@@ -82,7 +82,9 @@ class ChatTemplate:
                 enable_thinking=thinking,
                 add_generation_prompt=add_generation_prompt,
             )
-        except (TemplateError, TypeError, RecursionError) as error:
+        except (
+            TemplateError, TypeError, AttributeError, ArithmeticError, LookupError, RecursionError
+        ) as error:  # fmt: skip
             raise ValueError(
                 f"the checkpoint's chat template refused the messages: {error}; "
                 "check the order of roles and the contents"
@@ -138,6 +140,10 @@ def normalise_tools(
             raise ValueError(
                 f"tools[{i}] must be an object with a named function; "
                 'write {"type": "function", "function": {"name": ..., "parameters": {...}}}'
+            )
+        if not isinstance(parameters := function.get("parameters"), dict | None):
+            raise ValueError(
+                f"tools[{i}] has parameters {parameters!r:.80}; expected an object, a JSON schema"
             )
     return copies or None
 

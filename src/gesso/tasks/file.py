@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -24,7 +25,7 @@ class FileTask:
 
     def __init__(self, path: Path) -> None:
         self.name = str(path)
-        self._examples, bad = read_lines(path, examples_of)
+        self._examples, bad = read_lines(path, _numbered)
         if bad:
             raise ValueError(f"{path}: {len(bad)} bad lines; mend them: {quoted(bad)}")
         if not self._examples:
@@ -43,8 +44,12 @@ class FileTask:
         """
         target = example.completion.strip()
         wanted, got = _json(target), _json(text)
-        exact = text.strip() == target if wanted is None else same(got, wanted)
+        exact = text.strip() == target or (wanted is not None and same(got, wanted))
         return {"exact": exact} | ({"parses": got is not None} if self._all_json else {})
+
+
+def _numbered(record: Any, line: int) -> list[Example]:
+    return [replace(example, info={"line": line}) for example in examples_of(record)]
 
 
 def _json(text: str) -> Any:

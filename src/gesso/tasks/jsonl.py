@@ -33,8 +33,8 @@ def examples_of(record: Any) -> list[Example]:
     return list(_examples(record))
 
 
-def read_lines(path: Path, use: Callable[[Any], list[T]]) -> tuple[list[T], list[str]]:
-    """What `use` makes of every parsed line that is not blank, and what is bad, by number.
+def read_lines(path: Path, use: Callable[[Any, int], list[T]]) -> tuple[list[T], list[str]]:
+    """What `use` makes of every parsed line that is not blank and its number; and what is bad.
 
     ValueError: no such file. What `use` raises as a ValueError makes its line a bad one.
     """
@@ -48,7 +48,7 @@ def read_lines(path: Path, use: Callable[[Any], list[T]]) -> tuple[list[T], list
             if not line.strip():
                 continue
             try:
-                found += use(_parse(line))
+                found += use(_parse(line), number)
             except ValueError as error:
                 bad.append(f"line {number}: {error}")
     return found, bad

@@ -26,7 +26,7 @@ def read_jsonl(path: Path, processor: Processor, *, longest: int, skip_bad: bool
     ValueError: no such file, nothing in it, or bad lines, by number; with skip_bad they are left
     out and counted.
     """
-    rows, bad = read_lines(path, lambda record: _rows(record, processor, longest))
+    rows, bad = read_lines(path, lambda record, _: _rows(record, processor, longest))
     report_bad(str(path), "lines", bad, skip_bad=skip_bad, found=len(rows))
     return Rows(rows, len(bad))
 

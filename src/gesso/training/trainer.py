@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from gesso.checkpoint import resolve, save_adapter, save_checkpoint
-from gesso.files import locked, replacing
+from gesso.files import locked, make_folder, replacing
 from gesso.model.network import Network
 from gesso.processor import Processor
 from gesso.training.config import TrainConfig
@@ -140,7 +140,7 @@ class Trainer:
         if not self.processes.first:
             self._run(on_step)
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         with locked(self.folder):
             self._run(on_step)
 
@@ -191,7 +191,7 @@ class Trainer:
         state = self._weights.state() | {"steps_done": torch.tensor(self.step)}
         recipe = {"recipe": json.dumps(self._identity())}
         if self.processes.first:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            make_folder(self.folder)
             with replacing(self.folder / "state.safetensors") as path:
                 save_file(state, path, metadata=recipe)
         self._ship()
