@@ -24,11 +24,14 @@
     gesso train recipes/tiny.py:deeper
     gesso train recipes/tiny.py:deeper --seed 19 --out runs/tiny-deeper-19
     python recipes/average.py runs/tiny-deeper/checkpoint runs/tiny-deeper-19/checkpoint \\
-        runs/tiny-grown/checkpoint --out runs/tiny
+        runs/tiny-grown/checkpoint --out runs/tiny-deep/checkpoint
+    gesso train recipes/tiny.py:longer
+    gesso train recipes/tiny.py:longer --seed 21 --out runs/tiny-longer-21
+    python recipes/average.py runs/tiny-deep/checkpoint runs/tiny-longer/checkpoint \\
+        runs/tiny-longer-21/checkpoint --out runs/tiny
 
-Nine stages and one to come, each from the one before. docs/tiny.md says what each was worth, and
-why what `skills`
-made of the fifth is not shipped.
+Eleven stages, each from the one before. docs/tiny.md says what each was worth, and why what
+`skills` made of the fifth is not shipped.
 """
 
 from __future__ import annotations
@@ -216,7 +219,8 @@ def longer() -> TrainConfig:
     """The eleventh stage: the same from the mean, with the causal pass counting three times.
 
     Verified canvases are as right as that pass, whose loss had come down to a tenth of the
-    canvas's and to a tenth of the gradient. Shorter runs of the sampler pay for more steps.
+    canvas's. Shorter runs of the sampler make a step cheaper. (The cosine was meant for 1,000 steps
+    until the 278th.)
     """
     before = deeper()
     return replace(
