@@ -77,6 +77,20 @@ def test_mistakes_are_told_before_the_weights_are_read(
         gesso.load(folder, device="cpu", **options)
 
 
+def test_a_temperature_that_float16_has_no_room_for(folder: Path) -> None:
+    """It would make the soft embedding NaN, and the answer nothing."""
+    cold = dict(temperature_start=1e-4, temperature_end=1e-4, max_new_tokens=6)
+    narrow = gesso.load(folder, device="cpu", dtype="float16")
+    for ask in (narrow.generate, narrow.stream, lambda _, **keys: narrow.generate_ids([2], **keys)):
+        with pytest.raises(
+            ValueError, match=r"temperature: got 0\.0001 at one .* at least 0\.0004"
+        ):
+            ask("hello", **cold)
+    assert narrow.generate("hello", **cold | dict(temperature_start=1.0)).token_ids
+    wide = gesso.load(folder, device="cpu", dtype="bfloat16")
+    assert wide.generate("hello", **cold).token_ids
+
+
 def test_keys_and_values_in_fp8(folder: Path) -> None:
     model = gesso.load(folder, kv_cache_dtype="fp8")
     assert model.network.new_cache(batch_size=1)._dtype == torch.float8_e4m3fn

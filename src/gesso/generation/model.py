@@ -132,10 +132,7 @@ class DiffusionGemma:
 
     def generate_ids(self, prompt_ids: Sequence[int], **parameters: Any) -> Result:
         """The whole answer to a prompt that is token ids already."""
-        request = make_request(
-            prompt_ids, _parameters(parameters), model=self.network.config, defaults=self.generation
-        )
-        return _result(self._events([request]))
+        return _result(self._events([self._request(prompt_ids, parameters)]))
 
     def _events(self, requests: Sequence[Request]) -> Iterator[CanvasEvent]:
         return generate_events(self.network, self.processor, requests)
@@ -152,13 +149,33 @@ class DiffusionGemma:
     ) -> Request:
         """A prompt and its parameters, checked: what `stream` and the engine run."""
         ids = self.processor.encode_prompt(prompt, raw=raw, tools=tools, thinking=thinking)
-        return make_request(
+        return self._request(ids, parameters, cancelled)
+
+    def _request(
+        self,
+        ids: Sequence[int],
+        parameters: Mapping[str, Any],
+        cancelled: threading.Event | None = None,
+    ) -> Request:
+        network = self.network
+        request = make_request(
             ids,
             _parameters(parameters),
-            model=self.network.config,
+            model=network.config,
             defaults=self.generation,
             cancelled=cancelled,
         )
+        # Tempered logits are kept in the network's dtype, and float16 ends at 65,504.
+        least = network.config.text.final_logit_softcapping / torch.finfo(network.dtype).max
+        policy = request.policy
+        coldest = min(policy.temperature(step, policy.steps) for step in (0, policy.steps - 1))
+        if coldest < least:
+            kind = str(network.dtype).removeprefix("torch.")
+            raise ValueError(
+                f"temperature: got {coldest:.2g} at one of the steps; logits in {kind} need at "
+                f"least {least:.2g}: give more, or load the checkpoint in bfloat16 or float32"
+            )
+        return request
 
 
 def _parameters(given: Mapping[str, Any]) -> Parameters:

@@ -237,10 +237,7 @@ class Network(nn.Module):
 
         Rounded to the embedding's dtype before the softmax, as the reference stores them (trap 12).
         """
-        # A low temperature takes them beyond what float16 has room for.
-        most = min(torch.finfo(dtype).max for dtype in (self.dtype, logits.dtype))
-        rounded = at_least_float32(logits.clamp(-most, most).to(self.dtype))
-        probabilities = rounded.softmax(-1).to(self.dtype)
+        probabilities = at_least_float32(logits.to(self.dtype)).softmax(-1).to(self.dtype)
         return (probabilities @ self.embed.weight) * self.embed_scale
 
     def embed_image(self, patches: Tensor, positions: Tensor) -> Tensor:

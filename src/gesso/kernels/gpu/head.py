@@ -58,14 +58,6 @@ def _tempered(product, temperature, CAP: tl.constexpr):
 
 
 @triton.jit
-def _kept(z, DTYPE: tl.constexpr):
-    # A low temperature takes logits beyond what float16 has room for.
-    if tl.float16 == DTYPE:
-        z = tl.minimum(tl.maximum(z, -65504.0), 65504.0)
-    return z.to(DTYPE)
-
-
-@triton.jit
 def _logits_kernel(
     hidden_ptr,  # (R, M)
     head_ptr,  # (V, M)
@@ -99,7 +91,7 @@ def _logits_kernel(
 
     temperature = tl.load(temperature_ptr + row, mask=row_real, other=1.0)
     z = _tempered(product, temperature[:, None], CAP)
-    rounded = _kept(z, logits_ptr.dtype.element_ty)
+    rounded = z.to(logits_ptr.dtype.element_ty)
     place = row.to(tl.int64)[:, None] * IDS + token[None, :]
     tl.store(logits_ptr + place, rounded, mask=row_real[:, None] & token_real[None, :])
 
@@ -109,8 +101,8 @@ def _logits_kernel(
     below = z - highest[:, None]
     share = tl.exp(below)
     # Rounding keeps the order, so that the highest rounded one is the highest one rounded.
-    rounded_highest = _kept(highest, rounded.dtype).to(tl.float32)
-    rounded_share = tl.exp(_kept(z, rounded.dtype).to(tl.float32) - rounded_highest[:, None])
+    rounded_highest = highest.to(rounded.dtype).to(tl.float32)
+    rounded_share = tl.exp(z.to(rounded.dtype).to(tl.float32) - rounded_highest[:, None])
 
     part = parts_ptr + row.to(tl.int64) * 4 * COUNT + tile
     tl.store(part, highest, mask=row_real)
@@ -170,8 +162,8 @@ def _read_kernel(
     argmax = tl.min(tl.where(tile_highest == highest, tile_argmax, IDS), 0)
 
     dtype = hidden_ptr.dtype.element_ty
-    rounded_highest = _kept(highest, dtype).to(tl.float32)
-    rounded_factor = tl.exp(_kept(tile_highest, dtype).to(tl.float32) - rounded_highest)
+    rounded_highest = highest.to(dtype).to(tl.float32)
+    rounded_factor = tl.exp(tile_highest.to(dtype).to(tl.float32) - rounded_highest)
     rounded_share = tl.load(part + 3 * COUNT, mask=real, other=0.0) * rounded_factor
 
     # A row of NaN has no highest: whatever comes of it, the ids stay ids.
