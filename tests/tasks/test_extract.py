@@ -10,7 +10,7 @@ from random import Random
 import pytest
 
 from gesso.tasks import Example, get_task
-from gesso.tasks.extract.forms import distractors, forms, rules
+from gesso.tasks.extract.forms import PARTS, Part, distractors, forms, rules
 from gesso.tasks.extract.lexicon import POOLS, lexicon
 from gesso.tasks.extract.names import LETTERS, PIECES, Names, invented
 from gesso.tasks.extract.notation import Expander, Span, parse, rule_names
@@ -97,13 +97,14 @@ def test_prefix_is_optional_only_in_training(samples: dict[str, list[Example]]) 
     assert 0.64 < share["train"] < 0.76  # 0.7, over four standard errors of 1,200 draws
 
 
-@pytest.mark.parametrize(("wide", "least"), [(False, 350), (True, 850)])
+@pytest.mark.parametrize(("part", "least"), [("core", 350), ("wide", 850), ("more", 400)])
 @pytest.mark.parametrize("kind", KEYS)
-def test_there_are_many_forms(kind: str, wide: bool, least: int) -> None:
-    everything = forms(kind, wide=wide)
+def test_there_are_many_forms(kind: str, part: Part, least: int) -> None:
+    everything = forms(kind, part)
     held = [form for form in everything if form.held]
     assert len(everything) >= least
-    assert not {form.text for form in everything} & {f.text for f in forms(kind, wide=not wide)}
+    others = {form.text for other in PARTS if other != part for form in forms(kind, other)}
+    assert not {form.text for form in everything} & others
     assert len({form.id for form in everything}) == len(everything)
     assert 8 <= len(held) <= 0.25 * len(everything)
     assert len(distractors(kind)) >= 60
@@ -111,7 +112,7 @@ def test_there_are_many_forms(kind: str, wide: bool, least: int) -> None:
 
 @pytest.mark.parametrize("kind", KEYS)
 def test_every_form_expands_at_any_seed(kind: str) -> None:
-    for form in forms(kind) + forms(kind, wide=True):
+    for form in (form for part in PARTS for form in forms(kind, part)):
         assert rule_names(form.tree) <= rules().keys(), form.text
         for seed in range(5):
             rng = Random(seed)

@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from typing import Literal, get_args
 
 from gesso.tasks.extract.datafiles import lines
 from gesso.tasks.extract.notation import Node, parse
 from gesso.tasks.extract.schema import KEYS
 from gesso.tasks.extract.stable import digest, held_out
+
+# The core stays as it is; splits measure the core and the wide part.
+Part = Literal["core", "wide", "more"]
+PARTS: tuple[Part, ...] = get_args(Part)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,9 +49,9 @@ class Distractor:
 
 
 @cache
-def forms(kind: str, *, wide: bool = False) -> tuple[Form, ...]:
-    """All forms of a kind, in the file's order: the core's, or the wider grammar's alone."""
-    name = f"{kind}_wide" if wide else kind
+def forms(kind: str, part: Part = "core") -> tuple[Form, ...]:
+    """All forms of a kind in one part of the grammar, in the file's order."""
+    name = kind if part == "core" else f"{kind}_{part}"
     return tuple(Form(kind=kind, text=line, tree=parse(line)) for line in lines("forms", name))
 
 

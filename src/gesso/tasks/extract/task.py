@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from gesso.tasks.extract.forms import Form, distractors, forms, rules
+from gesso.tasks.extract.forms import PARTS, Form, Part, distractors, forms, rules
 from gesso.tasks.extract.lexicon import Lexicon, lexicon
 from gesso.tasks.extract.noise import roughen
 from gesso.tasks.extract.notation import Expander, Span
@@ -40,11 +40,12 @@ def mix(split: str) -> Mix:
     """The mix of a known split."""
     train, wider = split == "train", split == "wider"
     held = split in ("forms", "wider")
-    # Training meets each form of the core twice as often as one of the wider grammar.
-    sources = {"train": (False, False, True), "wider": (True,)}.get(split, (False,))
+    # Training meets each form of the core twice as often as one of the others.
+    train_parts: tuple[Part, ...] = ("core", *PARTS)
+    parts = train_parts if train else ("wide",) if wider else ("core",)
 
     def some(kind: str) -> tuple[Form, ...]:
-        return tuple(f for wide in sources for f in forms(kind, wide=wide) if f.held == held)
+        return tuple(f for part in parts for f in forms(kind, part) if f.held == held)
 
     return Mix(
         pools=lexicon(held=not train),
