@@ -88,15 +88,14 @@ def test_a_container_has_less_than_its_machine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     free = memory._free_bytes(torch.device("cpu"))
-    limit, used = tmp_path / "limit", tmp_path / "used"
-    monkeypatch.setattr(memory, "_CONTAINER", ((limit, used),))
-    limit.write_text("max\n")
-    used.write_text("3000\n")
+    monkeypatch.setattr(memory, "_CONTAINER", ((tmp_path, "limit", "used"),))
+    (tmp_path / "used").write_text("3000\n")
+    (tmp_path / "memory.stat").write_text("anon 1500\ninactive_file 900\nactive_file 600\n")
+    for limit, left in (("1024000", 1022_500), ("2000", 500), ("1000", 0)):
+        (tmp_path / "limit").write_text(f"{limit}\n")
+        assert memory._free_bytes(torch.device("cpu")) == left
+    (tmp_path / "limit").write_text("max\n")
     assert memory._free_bytes(torch.device("cpu")) == pytest.approx(free, rel=0.2)
-    limit.write_text("1024000\n")
-    assert memory._free_bytes(torch.device("cpu")) == 1021_000
-    limit.write_text("2000\n")
-    assert memory._free_bytes(torch.device("cpu")) == 0
 
 
 def test_slots_count_for_as_long_as_they_are(dg: DiffusionGemma, device: torch.device) -> None:

@@ -107,16 +107,15 @@ def test_what_is_forgotten_while_it_grows_holds_nothing(raw_config: RawConfig) -
     known.shrink(0)
     assert (grown.cache, grown._marks) == (None, {})
     cache = KVCache(config, batch_size=1)
-    for _ in range(3):
-        writer = CacheWriter(cache, columns=20, mask=None)
-        for index in range(config.num_layers):
-            heads, dim = config.heads(index)
-            writer.keep(index, *writer.join(index, *2 * [torch.zeros(1, heads, 20, dim)]))
-        writer.close()
-        if len(grown.ids) < cache.length:
-            grown.extend([7] * 20, cache, mark=True)
-            known.keep(grown)
-            known.shrink(0)
+    writer = CacheWriter(cache, columns=40, mask=None)
+    for index in range(config.num_layers):
+        heads, dim = config.heads(index)
+        writer.keep(index, *writer.join(index, *2 * [torch.zeros(1, heads, 40, dim)]))
+    writer.close()
+    grown.extend([7] * 20, cache, mark=True)
+    known.keep(grown)
+    assert len(known.find([7] * 40).ids) == 40
+    known.shrink(0)
     assert (grown.cache, grown._marks) == (None, {})
 
 

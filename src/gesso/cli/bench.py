@@ -98,10 +98,6 @@ def run(args: argparse.Namespace) -> int:
     from gesso.bench import plot_report
     from gesso.terminal.progress import CountBar
 
-    if args.out is not None and not args.out.resolve().parent.is_dir():
-        raise ValueError(f"--out: no such folder {args.out.parent}; make it first")
-    if args.out is not None and args.out.is_dir():
-        raise ValueError(f"--out: got {args.out}, a folder; give the name of a file")
     if args.out is not None:
         _check_out(args.out)
     with CountBar() as bar:
@@ -121,6 +117,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check_out(file: Path) -> None:
+    """ValueError for a file that no report could be written to."""
+    if not file.resolve().parent.is_dir():
+        raise ValueError(f"--out: no such folder {file.parent}; make it first")
+    if file.is_dir():
+        raise ValueError(f"--out: got {file}, a folder; give the name of a file")
     if file.suffix == _PLOT:
         raise ValueError(f"--out: got {file}, which is the plot's name; name the report X.json")
     try:

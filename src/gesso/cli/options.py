@@ -20,11 +20,7 @@ _NUMBERS: tuple[tuple[str, type, str], ...] = (
     ("max-denoising-steps", int, "most steps a canvas may take"),
     ("entropy-bound", float, "nats that the tokens accepted in one step may hold together"),
     ("temperature-start", float, "temperature of a canvas's first step"),
-    (
-        "temperature-end",
-        float,
-        "what it falls towards; that of the step behind the last",
-    ),
+    ("temperature-end", float, "what it falls towards; that of the step behind the last"),
     ("stability", int, "earlier drafts that must equal the last one before a canvas may end"),
     ("confidence", float, "mean entropy, in nats, below which a canvas may end"),
     ("time-budget", float, "seconds after which the canvas in work is finished as it stands"),

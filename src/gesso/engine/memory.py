@@ -23,13 +23,10 @@ _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**
 _SHARE = 0.9
 _MEMINFO = Path("/proc/meminfo")
 _CGROUP = Path("/sys/fs/cgroup")
-# What a container may use and does, by the second version of control groups and by the first.
+# Folder, limit and use of a container, by the second version of control groups and by the first.
 _CONTAINER = (
-    (_CGROUP / "memory.max", _CGROUP / "memory.current"),
-    (
-        _CGROUP / "memory" / "memory.limit_in_bytes",
-        _CGROUP / "memory" / "memory.usage_in_bytes",
-    ),
+    (_CGROUP, "memory.max", "memory.current"),
+    (_CGROUP / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
 )
 
 
@@ -104,15 +101,14 @@ def _free_bytes(device: torch.device) -> int:
         found = re.search(r"MemAvailable:\s*(\d+) kB", _MEMINFO.read_text())
         if found:
             free = int(found[1]) * 2**10
-    for limit, used in _CONTAINER:  # which the system's own figures do not know of
-        if (most := _read_number(limit)) is not None:
-            free = min(free, most - (_read_number(used) or 0))
+    for folder, limit, used in _CONTAINER:  # which the system's own figures do not know of
+        try:
+            left = int((folder / limit).read_text()) - int((folder / used).read_text())
+            files = re.findall(
+                r"^(?:in)?active_file (\d+)$", (folder / "memory.stat").read_text(), re.MULTILINE
+            )
+        except (OSError, ValueError):  # no such file, or "max"
+            continue
+        # Its use counts files in the system's cache, which gives way.
+        free = min(free, left + sum(map(int, files)))
     return max(0, free)
-
-
-def _read_number(file: Path) -> int | None:
-    """None where there is no such file, or no limit in it."""
-    try:
-        return int(file.read_text())
-    except (OSError, ValueError):
-        return None
