@@ -33,7 +33,7 @@ Beside this core, which stays as it is so that figures can be compared, training
 grammar: forms/*_wide.txt, of which 15% are held out too, and for half of its sentences values from
 words/*_wide.txt and rarer spellings of dates and times. What people order, break and visit is not
 to be found in any list, so copying must not depend on one. The split "wider" measures it, with
-held-out names and forms. A third part, forms/*_more.txt, is for training alone.
+held-out names and forms. A third part, forms/*_more.txt, is measured by no split.
 """
 
 from gesso.tasks.extract.task import ExtractTask
