@@ -10,7 +10,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from gesso.diffusion.loop import advance
 from gesso.engine import Engine
+from gesso.engine.prefix import Prefix
 from gesso.generation.denoiser import NetworkDenoiser
 from gesso.generation.events import End
 from gesso.generation.model import DiffusionGemma
@@ -138,6 +140,78 @@ def test_answers_wants_an_engine_at_rest(dg: DiffusionGemma) -> None:
     engine.submit("<bos>a", raw=True)
     with pytest.raises(ValueError, match="other requests are at work"):
         next(engine.answers(["<bos>b"], raw=True))
+
+
+def test_what_a_loop_left_untold_comes_with_the_next(dg: DiffusionGemma) -> None:
+    engine = Engine(dg)
+    numbers = [engine.submit("<bos>a", max_new_tokens=1) for _ in range(4)]
+    told = [next(event for event in engine.run() if isinstance(event, End)).row]
+    assert not engine.idle
+    told += [event.row for event in engine.run() if isinstance(event, End)]
+    assert told == numbers
+    assert engine.idle
+
+
+def test_answers_keeps_what_is_not_its_own(dg: DiffusionGemma) -> None:
+    engine = Engine(dg, max_rows=2)
+    places: list[int] = []
+    for place, _ in engine.answers(["<bos>a", "<bos>b", "<bos>a b"], max_new_tokens=1):
+        if not places:
+            late = engine.submit("<bos>b", max_new_tokens=1)
+        places.append(place)
+    assert sorted(places) == [0, 1, 2]
+    (result,) = [event.result for event in engine.run() if isinstance(event, End)]
+    assert result.token_ids == alone_ids(dg, "<bos>b")
+    assert late == 3
+
+
+@pytest.mark.parametrize("where", ["encode", "advance"])
+def test_an_interruption_ends_who_is_at_work_and_nobody_else(
+    dg: DiffusionGemma, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """Anywhere: after the columns of a prompt but before they are noted; between two rows."""
+    engine = Engine(dg, max_rows=2)
+    numbers = [engine.submit(f"<bos>{word}", max_new_tokens=1) for word in "abab"]
+    calls = 0
+
+    def interrupted(*args: Any, **keys: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise KeyboardInterrupt
+        return real(*args, **keys)
+
+    real, target = {
+        "encode": (Prefix.extend, "gesso.engine.prefix.Prefix.extend"),
+        "advance": (advance, "gesso.engine.joined.advance"),
+    }[where]
+    monkeypatch.setattr(target, interrupted)
+    ends: list[End] = []
+    with pytest.raises(KeyboardInterrupt):
+        ends += [event for event in engine.run() if isinstance(event, End)]
+    ends += [event for event in engine.run() if isinstance(event, End)]
+    assert sorted(end.row for end in ends) == numbers
+    lost, kept = ends[:2], ends[2:]
+    assert [end.result.finish_reason for end in lost] == ["cancelled"] * 2
+    for end, word in zip(kept, "ab", strict=True):
+        assert end.result.token_ids == alone_ids(dg, f"<bos>{word}")
+
+
+def alone_ids(dg: DiffusionGemma, prompt: str) -> tuple[int, ...]:
+    return dg.generate(prompt, max_new_tokens=1).token_ids
+
+
+def test_who_waits_past_its_time_ends_without_a_canvas(
+    dg: DiffusionGemma, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Engine(dg, max_rows=1)
+    busy = engine.submit("<bos>a", max_new_tokens=4 * L, ignore_stop_tokens=True)
+    late = engine.submit("<bos>b", max_new_tokens=1, time_budget=1e-9)
+    ends = [event for event in engine.run() if isinstance(event, End)]
+    assert [end.row for end in ends] == [late, busy]
+    assert ends[0].result.finish_reason == "time"
+    assert ends[0].result.stats.forwards == 0
+    assert len(ends[1].result.token_ids) == 4 * L
 
 
 def test_a_canvas_that_was_committed_is_known_too(

@@ -46,12 +46,12 @@ class Admission:
         self.waiting.append(Waiting(number, request, answer, _columns(request)))
 
     def next(self, rows: Sequence[Row]) -> Waiting | None:
-        """The first, if it fits beside these rows: nobody overtakes a long one that waits for
-        memory."""
+        """The first, if it fits beside these rows, and still in its place: nobody overtakes a long
+        one that waits for memory."""
         if not self.waiting:
             return None
         columns = [*(row.columns for row in rows), self.waiting[0].columns]
-        return self.waiting.popleft() if self.bytes(columns) <= self._room else None
+        return self.waiting[0] if self.bytes(columns) <= self._room else None
 
     def drop(self, numbers: Container[int]) -> None:
         """Those of them that wait."""

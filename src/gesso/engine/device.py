@@ -182,6 +182,11 @@ class DeviceSteps:
         self._canvases[row.request.canvas_length].state.finished[at] = True
         self._placed[at] = None
 
+    def clear(self) -> None:
+        self._placed = [None] * self._rows
+        for canvases in self._canvases.values():
+            canvases.state.finished.fill_(True)
+
     def workspace(self, *, rows: int, chunk: int) -> int:
         config = self._network.config
         tokens = rows * config.canvas_length

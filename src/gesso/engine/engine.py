@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from statistics import median
 from typing import Any
@@ -43,7 +43,12 @@ _HELD_UP = 4
 
 
 class Engine:
-    """Answers requests of one model as they come. Not for several threads at once."""
+    """Answers requests of one model as they come. Not for several threads at once.
+
+    Events are kept until they are asked for: who leaves a loop over `run` or `answers` finds the
+    others in the next. An exception in a step, Ctrl-C among them, ends the requests at work as
+    "cancelled"; those that wait go on with the next step.
+    """
 
     def __init__(
         self,
@@ -70,12 +75,14 @@ class Engine:
         self._chunk = chunk
         self._admission = Admission(model.network, self._stepper, self.memory)
         self._rows: list[Row] = []
+        self._events: deque[CanvasEvent] = deque()  # that nobody has been given yet
         self._submitted = 0
         self._seconds: deque[float] = deque(maxlen=_LATE)
 
     @property
     def idle(self) -> bool:
-        return not self._admission.waiting and not self._rows
+        """Whether every request has ended, and all of that has been told."""
+        return not self._admission.waiting and not self._rows and not self._events
 
     def submit(self, prompt: Prompt, **keys: Any) -> int:
         """Queue a prompt; arguments as in `DiffusionGemma.stream`. Returns the number that its
@@ -95,15 +102,15 @@ class Engine:
     def run(self) -> Iterator[CanvasEvent]:
         """Steps until every request has ended."""
         while not self.idle:
-            yield from self.step()
+            yield self._next()
 
     def answers(self, prompts: Sequence[Prompt], **keys: Any) -> Iterator[tuple[int, Result]]:
         """(place among the prompts, whole answer), each as soon as it is there.
 
         keys as in `submit`, for all of them. ValueError before any work starts, also when other
-        requests are at work, whose events would be lost. Who stops asking gives up the rest.
+        requests are at work: `run` tells of those. Who stops asking gives up the rest.
         """
-        if isinstance(prompts, str | Mapping):
+        if isinstance(prompts, str | Mapping) or not isinstance(prompts, Iterable):
             raise ValueError(f"prompts: got {prompts!r:.80}; give a list of prompts")
         if not self.idle:
             raise ValueError("answers: other requests are at work; let run() end them first")
@@ -111,27 +118,65 @@ class Engine:
         for request in requests:
             self._admission.check(request)
         places = {self.submit_request(request): place for place, request in enumerate(requests)}
+        own, others, left = frozenset(places), list[CanvasEvent](), len(places)
         try:
-            while places:
-                for event in self.step():
-                    if isinstance(event, End) and event.row in places:
-                        yield places.pop(event.row), event.result
+            while left:
+                event = self._next()
+                if event.row not in own:
+                    others.append(event)
+                elif isinstance(event, End):
+                    left -= 1
+                    yield places[event.row], event.result
         finally:
-            self._drop(places)
+            self._drop(own)
+            told = (event for event in self._events if event.row not in own)
+            self._events = deque([*others, *told])
 
-    @torch.inference_mode()
     def step(self) -> list[CanvasEvent]:
         """One round of work, and what it made visible."""
-        events = self._drop_cancelled()
+        self._round()
+        events = list(self._events)
+        self._events.clear()
+        return events
+
+    def _next(self) -> CanvasEvent:
+        """The next event, after as many rounds as that takes."""
+        while not self._events:
+            self._round()
+        return self._events.popleft()
+
+    def _round(self) -> None:
+        try:
+            self._work()
+        except BaseException:
+            self._give_up()
+            raise
+
+    @torch.inference_mode()
+    def _work(self) -> None:
+        self._drop_cancelled()
         self._admit()
         self._encode_chunk()
         for row in self._rows:
             if row.verification is not None:
-                events += self._verify(row, row.verification)
+                self._events += self._verify(row, row.verification)
         if rows := [row for row in self._rows if row.denoises]:
-            events += self._denoise(rows)
+            self._denoise(rows)
         self._rows = [row for row in self._rows if row.answer.finish_reason is None]
-        return events
+        late = {entry.number: entry.answer for entry in self._admission.waiting}
+        self._end({number: answer for number, answer in late.items() if answer.interrupted()})
+
+    @torch.inference_mode()
+    def _give_up(self) -> None:
+        """What an exception left half done is given up: rows, and columns kept for others."""
+        rows, self._rows = self._rows, []
+        self.prefixes = PrefixCache()
+        self._stepper.clear()
+        told = {event.row for event in self._events if isinstance(event, End)}
+        for row in rows:
+            if row.number not in told:
+                row.answer.finish_reason = row.answer.finish_reason or "cancelled"
+                self._events.append(row.answer.end())
 
     # Letting in.
 
@@ -141,13 +186,17 @@ class Engine:
         how = {name: parameters.pop(name) for name in known if name in parameters}
         return self.model.request(prompt, parameters, **how)
 
-    def _drop_cancelled(self) -> list[CanvasEvent]:
-        """Ends for those that were given up before they had a canvas."""
+    def _drop_cancelled(self) -> None:
+        """Those that were given up before they had a canvas."""
         early = [(waiting.number, waiting.answer) for waiting in self._admission.waiting]
         early += [(row.number, row.answer) for row in self._rows if not row.begun]
-        gone = {number: answer for number, answer in early if answer.cancelled()}
-        self._drop(gone)
-        return [answer.end() for answer in gone.values()]
+        self._end({number: answer for number, answer in early if answer.cancelled()})
+
+    def _end(self, early: Mapping[int, Answer]) -> None:
+        """These, by number, whose answers have ended without a canvas."""
+        if early:
+            self._drop(early)
+            self._events += [answer.end() for answer in early.values()]
 
     @torch.inference_mode()
     def _drop(self, numbers: Container[int]) -> None:
@@ -161,6 +210,7 @@ class Engine:
     def _admit(self) -> None:
         while len(self._rows) < self._max_rows and (first := self._admission.next(self._rows)):
             self._rows.append(self._new_row(first))
+            self._admission.waiting.popleft()
             self._shrink_prefixes()
 
     def _new_row(self, waiting: Waiting) -> Row:
@@ -191,8 +241,8 @@ class Engine:
         """Of the row whose turn it is, which goes to the end of the line."""
         place = next((i for i, row in enumerate(self._rows) if row.pending), None)
         if place is not None:
-            row = self._rows.pop(place)
-            self._rows.append(row)
+            row = self._rows[place]
+            self._rows = [*self._rows[:place], *self._rows[place + 1 :], row]
             hidden = self._encode(row, row.pending[: self._chunk], mark=True)
             if row.request.parameters.verify and not row.pending:
                 row.follows = int(self._stepper.likeliest(hidden[:, -1:]))
@@ -224,27 +274,26 @@ class Engine:
 
     # Denoising.
 
-    def _denoise(self, rows: Sequence[Row]) -> list[CanvasEvent]:
+    def _denoise(self, rows: Sequence[Row]) -> None:
         """One step of all these rows, and what follows for each."""
         if len(self._rows) == 1 and self.model.network.compiled is None:
             # In one pass with the canvas before. Others would share this step anyway, and wait
             # longer for the pass; and the passes in C++ know none that does both.
             [row] = rows
             if row.finished is not None:
-                return self._follow(row, self._commit(row, row.finished))
+                self._events += self._follow(row, self._commit(row, row.finished))
+                return
         for row in rows:
             if row.finished is not None:
                 self._encode(row, row.finished[0].tolist(), mark=False)
                 self._begin(row)
-        events: list[CanvasEvent] = []
         started = time.perf_counter()
         outputs = list(self._stepper.step(rows))
         if self.model.network.device.type == "cuda":
             torch.cuda.synchronize(self.model.network.device)  # what follows waits for it anyway
         self._seconds.append(time.perf_counter() - started)
         for row, output in outputs:
-            events += self._follow(row, output)
-        return events
+            self._events += self._follow(row, output)
 
     def _commit(self, row: Row, finished: Tensor) -> StepOutput:
         """The row's canvas becomes columns, and the next begins and takes its first step."""

@@ -56,6 +56,9 @@ class JoinedSteps:
         del self._states[row.number]
         self._forget({row.number})
 
+    def clear(self) -> None:
+        self._states, self._bound = {}, {}
+
     def workspace(self, *, rows: int, chunk: int) -> int:
         config, width = self._network.config, self._network.dtype.itemsize
         logits = rows * config.canvas_length * config.text.vocab_size

@@ -46,6 +46,10 @@ class Stepper(Protocol):
         """Nothing of this row is needed any more."""
         ...
 
+    def clear(self) -> None:
+        """Nor of any row, in whatever state an exception left them."""
+        ...
+
     def workspace(self, *, rows: int, chunk: int) -> int:
         """Bytes of the tensors that come and go: with a step of so many canvases, with a chunk of
         a prompt."""

@@ -27,7 +27,8 @@ class Parameters:
     and confidence in nats. stability: earlier canvases that must equal the last one. adaptive_stop
     False: every canvas takes all its steps. verify: what is committed is what the causal pass
     writes, token for token the greedy answer of the mode "autoregressive", and a finished canvas is
-    its draft. time_budget in seconds: when it is over, the canvas in work is finished as it stands.
+    its draft. time_budget in seconds: when it is over, the canvas in work is finished as it stands,
+    and a request that an engine has had no room for ends without an answer.
     stop: strings that end the answer and are left out of it.
     """
 
