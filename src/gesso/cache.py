@@ -28,7 +28,7 @@ KV_CACHE_DTYPES: dict[str, torch.dtype | None] = {"auto": None, "fp8": torch.flo
 
 def parse_kv_cache_dtype(name: str) -> torch.dtype | None:
     """Of `KV_CACHE_DTYPES` by name. ValueError: no such name."""
-    if name not in KV_CACHE_DTYPES:
+    if not isinstance(name, str) or name not in KV_CACHE_DTYPES:
         raise ValueError(
             f"kv_cache_dtype: got {name!r}; expected one of {', '.join(KV_CACHE_DTYPES)}"
         )

@@ -38,12 +38,24 @@ def naming(file: Path) -> Iterator[None]:
 def whole(name: str, value: object, *, low: int, high: int | None = None) -> int:
     """The value; ValueError unless it is a whole number in the range."""
     wanted = f"at least {low}" if high is None else f"between {low} and {high}"
-    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
-        raise ValueError(f"{name}: got {value!r:.80}; a whole number {wanted} is expected")
-    found = index(value)
+    try:
+        if isinstance(value, bool) or not isinstance(value, SupportsIndex):
+            raise TypeError
+        found = index(value)
+    except TypeError:  # a tensor or an array may be one, and says so only when it is asked
+        raise ValueError(
+            f"{name}: got {value!r:.80}; a whole number {wanted} is expected"
+        ) from None
     if found < low or (high is not None and found > high):
         raise ValueError(f"{name}: got {found}; expected {wanted}")
     return found
+
+
+def truth(name: str, value: object) -> bool:
+    """The value; ValueError unless it is True or False."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{name}: got {value!r:.80}; True or False is expected")
+    return value
 
 
 def number(name: str, value: object, *, zero: bool = False) -> float:

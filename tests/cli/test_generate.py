@@ -1,12 +1,17 @@
 """`gesso generate`: the same answer as the library's, in three shapes."""
 
+import io
 import json
 from pathlib import Path
 from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
 import gesso
+from gesso.cli.generate import print_stream
+from gesso.generation.events import Commit, End
+from gesso.generation.model import DiffusionGemma
 from gesso.processor import Processor
 from tests.cli.conftest import Run
 from tests.terminal.conftest import TINY, Terminal
@@ -159,6 +164,21 @@ def test_on_a_terminal_the_canvas_is_live(
     assert run("generate", "3 boxes", "--model", checkpoint, "--watch", "0").code == 0
     assert "step 1 of at most 3" in terminal.getvalue()
     assert terminal.getvalue().rstrip().splitlines()[-1].count("10 tokens · 3 + 3 steps") == 1
+
+
+def test_a_screen_without_a_live_canvas_is_not_steered_by_the_answer(
+    monkeypatch: pytest.MonkeyPatch, checkpoint: Path
+) -> None:
+    steering = "\x1b]0;owned\x07red"
+    commit = Commit(row=0, canvas=0, token_ids=(5,), text=steering, steps=1, forwards=1)
+    end = End(row=0, text="", result=gesso.load(checkpoint).generate("x"))
+    model = SimpleNamespace(stream=lambda prompt, **options: iter([commit, end]))
+    for watched, shown in [(True, "\ufffd]0;owned\ufffdred\n"), (False, steering + "\n")]:
+        stream = io.StringIO()
+        monkeypatch.setattr(stream, "isatty", lambda watched=watched: watched)
+        monkeypatch.setattr("sys.stdout", stream)
+        print_stream(cast(DiffusionGemma, model), "x", {})
+        assert stream.getvalue() == shown
 
 
 def test_a_cancelled_answer_is_told_by_the_exit_code(

@@ -1,8 +1,9 @@
 """The reference loop over a small random network: batches, lengths, stops, budgets, events."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,8 @@ from gesso.generation.answer import Answer
 from gesso.generation.events import Commit, Draft, End, Result
 from gesso.generation.model import DiffusionGemma
 from gesso.generation.request import Parameters, make_request
+from gesso.processor import Processor
+from gesso.processor.parse import Reply
 
 L = 5  # the canvas length of the small network
 STEPS = 3
@@ -172,6 +175,33 @@ def test_a_stop_string_inside_a_canvas_across_two_and_at_the_start(dg: Diffusion
         # No token more than it takes to spell the stop string.
         reading = dg.processor.parse(free.token_ids[: len(result.token_ids) - 1]).text
         assert stop not in reading
+
+
+def test_what_is_kept_with_a_stop_string_does_not_depend_on_the_canvases(
+    dg: DiffusionGemma,
+) -> None:
+    """Here it is inside a call that never closes: text only once no token will follow."""
+    ids = spell(dg, "a<|tool_call>call: b c d")
+    ends = [list(fold(dg, ids, size=size, stop="b"))[-1] for size in (1, 2, len(ids))]
+    assert {end.result.token_ids for end in ends} == {tuple(ids)}
+
+
+def test_an_early_stop_string_costs_few_readings(
+    dg: DiffusionGemma, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys: dict[str, Any] = dict(max_new_tokens=500, ignore_stop_tokens=True)
+    free = answer_of(dg, **keys)
+    readings, parse = list[int](), Processor.parse
+
+    def counted(processor: Processor, ids: Sequence[int]) -> Reply:
+        readings.append(len(ids))
+        return parse(processor, ids)
+
+    monkeypatch.setattr(Processor, "parse", counted)
+    stop = free.text[3:6]
+    *_, end = fold(dg, free.token_ids, size=500, stop=[stop])
+    assert end.result.text == free.text[: free.text.find(stop)]
+    assert len(readings) < 15
 
 
 def test_a_stop_string_that_never_completes_is_shown_at_last(dg: DiffusionGemma) -> None:

@@ -1,6 +1,7 @@
 """Whatever is wrong with a request is said before any work starts: what, what was got, the mend."""
 
 import math
+import threading
 
 import pytest
 import torch
@@ -95,6 +96,18 @@ def test_bad_prompts(dg: DiffusionGemma, prompt: object, raw: bool) -> None:
             call(prompt, raw=raw)
 
 
+@pytest.mark.parametrize("name", ["raw", "thinking", "verify"])
+@pytest.mark.parametrize("value", ["false", 0, None])
+def test_yes_or_no(dg: DiffusionGemma, name: str, value: object) -> None:
+    with pytest.raises(ValueError, match=f"{name}: got {value!r}; True or False is expected"):
+        dg.generate("hello", **{name: value})
+
+
+def test_cancelled_is_an_event_and_not_its_class(dg: DiffusionGemma) -> None:
+    with pytest.raises(ValueError, match="cancelled: got"):
+        dg.stream("hello", cancelled=threading.Event)
+
+
 def test_unknown_names(dg: DiffusionGemma) -> None:
     with pytest.raises(ValueError, match="unknown parameter 'max_tokens'; known are adaptive_stop"):
         dg.generate("hello", max_tokens=3)
@@ -110,14 +123,14 @@ def test_a_batch_is_a_list_of_prompts(dg: DiffusionGemma, prompts: object) -> No
         dg.generate_batch(prompts)
 
 
-@pytest.mark.parametrize("seeds", [[], [1], [1, 2, 3], 5, "12"])
+@pytest.mark.parametrize("seeds", [[], [1], [1, 2, 3], 5, "12", torch.tensor(1)])
 def test_one_seed_a_prompt(dg: DiffusionGemma, seeds: object) -> None:
     with pytest.raises(ValueError, match="seeds: got"):
         dg.generate_batch(["a", "b"], seeds=seeds)
 
 
 def test_bad_seeds_in_a_batch(dg: DiffusionGemma) -> None:
-    for bad in (2**64, -1, 0.5, "1", None):
+    for bad in (2**64, -1, 0.5, "1", None, torch.tensor(1.0), torch.tensor([1, 2])):
         with pytest.raises(ValueError, match="seed: got"):
             dg.generate_batch(["a", "b"], seeds=[1, bad])
     with pytest.raises(ValueError, match="seed and seeds"):

@@ -141,6 +141,7 @@ def test_normalising_is_idempotent_and_leaves_the_callers_messages_alone() -> No
         ([reply(tool_calls=[call("[" * 100_000)])], "arguments that are not JSON"),
         ([reply(tool_calls=[call("[1]")])], "are no JSON object"),
         ([reply(content="a", reasoning=5)], "reasoning of type int"),
+        ([reply(tool_calls=[call({"a": float("nan")})])], "holds something that JSON cannot"),
         ([{"role": "user", "content": b"a"}], r"messages\[0\] holds something that JSON cannot"),
     ],
 )

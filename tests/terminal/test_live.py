@@ -87,7 +87,7 @@ def test_a_failure_in_the_model_reaches_the_caller(
     processor: Processor, terminal: Terminal
 ) -> None:
     def events(cancelled: threading.Event) -> Iterator[CanvasEvent]:
-        yield Commit(row=0, canvas=0, token_ids=(5,), text="", steps=1)
+        yield Commit(row=0, canvas=0, token_ids=(5,), text="", steps=1, forwards=1)
         raise RuntimeError("out of memory")
 
     with pytest.raises(RuntimeError, match="out of memory"):

@@ -18,8 +18,8 @@ def draft(*tokens: int, canvas: int = 0, step: int = 0) -> Draft:
     )
 
 
-def commit(*tokens: int, canvas: int = 0, steps: int = 2) -> Commit:
-    return Commit(row=0, canvas=canvas, token_ids=tokens, text="", steps=steps)
+def commit(*tokens: int, canvas: int = 0, steps: int = 2, forwards: int = 2) -> Commit:
+    return Commit(row=0, canvas=canvas, token_ids=tokens, text="", steps=steps, forwards=forwards)
 
 
 def fold(*events: Draft | Commit) -> Picture:
@@ -51,6 +51,11 @@ def test_the_canvas_in_work_does_not_count_for_tokens_per_forward() -> None:
 
 
 def test_without_drafts_each_commit_is_a_forward() -> None:
-    picture = fold(commit(1, steps=1), commit(2, canvas=1, steps=1))
+    picture = fold(commit(1, steps=1, forwards=1), commit(2, canvas=1, steps=1))
     assert picture.forwards == 2
     assert picture.tokens_per_forward == 1.0
+
+
+def test_verifying_passes_are_forwards_too() -> None:
+    picture = fold(draft(1, 2), commit(1, 2, steps=1, forwards=4))
+    assert picture.tokens_per_forward == 0.5

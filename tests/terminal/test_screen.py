@@ -20,7 +20,7 @@ def test_a_pipe_gets_no_colour_whatever_the_environment_says(
     monkeypatch.setenv("FORCE_COLOR", "1")
     pipe = io.StringIO()
     assert not is_terminal(pipe)
-    console_for(pipe).print("[bold red]x[/] " + "y" * 200)
+    console_for(pipe).print("x", "y" * 200, style="bold red")
     assert pipe.getvalue() == "x " + "y" * 200 + "\n"
 
 

@@ -40,6 +40,11 @@ BENCH = {
 }
 
 
+def test_brackets_and_colons_are_text(capsys: pytest.CaptureFixture[str]) -> None:
+    print_evaluation({"runs": [run("[draft] a:smile:b [/x]", "diffusion", 0.5)]})
+    assert "[draft] a:smile:b [/x]  diffusion" in capsys.readouterr().out
+
+
 def test_evaluation_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
     print_evaluation(REPORT)
     lines = capsys.readouterr().out.splitlines()

@@ -66,14 +66,16 @@ def answer(model: DiffusionGemma, prompt: Prompt, *, watch: float, options: dict
 
 
 def print_stream(model: DiffusionGemma, prompt: Prompt, options: dict[str, Any]) -> Result:
-    """The answer's text alone, each canvas when it is finished, and a newline at the end."""
+    """The answer's text alone, each canvas when it is finished, and a newline at the end. To the
+    letter, but on a screen, also one that shows no live canvas."""
     from gesso.generation.events import Draft, End
+    from gesso.terminal.screen import printable
 
-    last = ""
+    watched, last = sys.stdout.isatty(), ""
     for event in model.stream(prompt, **options):
         if isinstance(event, Draft):
             continue
-        print(event.text, end="", flush=True)
+        print(printable(event.text) if watched else event.text, end="", flush=True)
         last = event.text or last
         if isinstance(event, End):
             print("" if last.endswith("\n") else "\n", end="", flush=True)
@@ -91,7 +93,7 @@ def _prompt_text(argument: str | None) -> str:
 
 
 def _prompt(text: str, args: argparse.Namespace) -> Prompt:
-    if args.system is None:
+    if not args.system:
         return text
     if args.raw:
         raise ValueError(

@@ -85,7 +85,7 @@ def plan_memory(
 def parse_bytes(amount: int | str) -> int:
     """A number of bytes, or a string such as "18GB" or "512 MiB". ValueError for anything else."""
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", str(amount))
-    if isinstance(amount, bool) or not found or found[2] not in _UNITS:
+    if isinstance(amount, bool) or not found or found[2] not in _UNITS or len(found[1]) > 30:
         raise ValueError(
             f"max_memory: got {amount!r}; expected bytes, or a string such as '18GB' or '512MiB'"
         )

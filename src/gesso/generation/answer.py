@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from bisect import bisect_left
 from collections.abc import Sequence
 
 from gesso.generation.events import Commit, End, FinishReason, Result, Statistics
@@ -92,6 +93,7 @@ class Answer:
             token_ids=tuple(self._ids[before:]),
             steps=steps,
             text=self._release(held=_held(self._text, self.request.parameters.stop)),
+            forwards=self.forwards,
         )
 
     def end(self) -> End:
@@ -123,33 +125,29 @@ class Answer:
 
     def _append(self, kept: Sequence[int]) -> None:
         """Add tokens, and cut all that follows from the first stop string on."""
-        before = len(self._ids)
+        before, stops = len(self._ids), self.request.parameters.stop
         self._ids += kept
-        self._text = self._read(len(self._ids))
-        at = _first_of(self._text, self.request.parameters.stop)
+        full = len(self._ids) >= self.request.config.max_new_tokens
+        self._text = self._read(len(self._ids), last=full or self.finish_reason is not None)
+        at = _first_of(self._text, stops)
         if at is None:
             return
-        # The fewest tokens that spell the stop string whole, and settle that they do.
-        while len(self._ids) > before + 1 and (
-            _first_of(self._read(len(self._ids) - 1), self.request.parameters.stop) == at
-        ):
-            self._ids.pop()
+        # The fewest tokens that spell the stop string whole, and settle that they do; all of them
+        # at the most.
+        fewer = range(before + 1, len(self._ids))
+        enough = bisect_left(fewer, True, key=lambda n: _first_of(self._read(n), stops) == at)
+        del self._ids[before + 1 + enough :]
         self._text = self._text[:at]
         self._stopped_by_string = True
         self.finish_reason = self.finish_reason or "stop"
 
-    def _read(self, count: int) -> str:
-        """The answer's text in the first tokens, as far as no later token can change it."""
+    def _read(self, count: int, *, last: bool = False) -> str:
+        """The answer's text in the first tokens; unless no other will follow, as far as no later
+        token can change it."""
         ids = self._ids[:count]
-        if not self._last:
+        if not last:
             ids = ids[: self._processor.settled(ids)]
         return self._processor.parse(ids).text
-
-    @property
-    def _last(self) -> bool:
-        """Whether no token will follow those that are there."""
-        full = len(self._ids) >= self.request.config.max_new_tokens
-        return full or self.finish_reason is not None
 
     def _release(self, *, held: int) -> str:
         """Text not shown yet, without the last `held` characters."""

@@ -54,13 +54,15 @@ class Draft:
 @dataclass(frozen=True, kw_only=True)
 class Commit:
     """A finished canvas, cut at a stop. text: what it adds, never half a character; text that
-    could still turn out to be a stop string is held back. steps: those this canvas took."""
+    could still turn out to be a stop string is held back. steps: those this canvas took. forwards:
+    the answer's so far, verifying ones included."""
 
     row: int
     canvas: int
     token_ids: tuple[int, ...]
     text: str
     steps: int
+    forwards: int
 
 
 @dataclass(frozen=True, kw_only=True)

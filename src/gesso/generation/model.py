@@ -113,12 +113,17 @@ class DiffusionGemma:
             seeds = [0 if seed is None else seed] * len(prompts)
         elif seed is not None:
             raise ValueError("seed and seeds were both given; give seeds alone")
-        elif isinstance(seeds, str) or not isinstance(seeds, Iterable):
-            raise ValueError(
-                f"seeds: got {seeds!r}; a list with one whole number a prompt is expected"
-            )
-        elif len(seeds := list(seeds)) != len(prompts):
-            raise ValueError(f"seeds: got {len(seeds)} for {len(prompts)} prompts; give one each")
+        else:
+            try:
+                seeds = [seeds] if isinstance(seeds, str) else list(seeds)
+            except TypeError:  # also of an array or a tensor that holds one number
+                raise ValueError(
+                    f"seeds: got {seeds!r}; a list with one whole number a prompt is expected"
+                ) from None
+            if len(seeds) != len(prompts):
+                raise ValueError(
+                    f"seeds: got {len(seeds)} for {len(prompts)} prompts; give one each"
+                )
         requests = [
             self.request(
                 prompt, parameters | {"seed": seed}, raw=raw, tools=tools, thinking=thinking
@@ -226,7 +231,7 @@ def load(
                 f"compile: only for the CPU so far, and the device is {place}; leave it out"
             )
         library()  # now, not when the weights are there: it may be missing
-    if quantize is not None and quantize not in SCHEMES:
+    if quantize is not None and (not isinstance(quantize, str) or quantize not in SCHEMES):
         raise ValueError(f"quantize: got {quantize!r}; expected one of {', '.join(SCHEMES)}")
     kept = parse_kv_cache_dtype(kv_cache_dtype)
     model, few_bits = read_config(folder), read_quantization(folder) is not None

@@ -14,7 +14,7 @@ from gesso.diffusion.rng import SEED_LIMIT
 from gesso.diffusion.sampler import EntropyBound
 from gesso.diffusion.schedule import LinearTemperature
 from gesso.diffusion.stopping import NeverEarly, StableAndConfident, Stopping
-from gesso.values import number, whole
+from gesso.values import number, truth, whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +67,7 @@ class Parameters:
             if getattr(self, name) is not None:
                 number(name, getattr(self, name), zero=name in ("temperature_end", "confidence"))
         for name in ("adaptive_stop", "verify", "ignore_stop_tokens"):
-            if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"{name}: got {getattr(self, name)!r}; True or False is expected")
+            truth(name, getattr(self, name))
         object.__setattr__(self, "stop", _strings("stop", self.stop))
 
     def over(self, defaults: GenerationConfig) -> GenerationConfig:
@@ -148,7 +147,9 @@ def make_request(
         raise ValueError(
             f"the prompt: got {prompt_ids!r:.80}; a list of token ids is expected"
         ) from None
-    if cancelled is not None and not callable(getattr(cancelled, "is_set", None)):
+    if cancelled is not None and (
+        isinstance(cancelled, type) or not callable(getattr(cancelled, "is_set", None))
+    ):
         raise ValueError(f"cancelled: got {cancelled!r:.80}; a threading.Event is expected")
     if not prompt_ids:
         raise ValueError("the prompt is empty: no tokens; give at least one")

@@ -230,7 +230,7 @@ def _tool_call(call: Any, where: str) -> dict[str, Any]:
 def _plain(value: Any, where: str) -> Any:
     """A deep copy in JSON's own types: a template gets no object with methods to call."""
     try:
-        return json.loads(json.dumps(value, ensure_ascii=False))
+        return json.loads(json.dumps(value, ensure_ascii=False, allow_nan=False))
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{where} holds something that JSON cannot express: {error}") from error
 

@@ -21,6 +21,7 @@ from gesso.processor.parse import (
 )
 from gesso.processor.shield import unmarked
 from gesso.processor.tokenizer import Tokenizer
+from gesso.values import truth
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +54,10 @@ class Processor:
         is put in front unless it is there. Without a template a string is bos and plain text.
 
         ValueError: an empty prompt, messages of the wrong shape or without a template, tools or
-        thinking for a prompt that no template renders.
+        thinking for a prompt that no template renders, raw or thinking other than True and False.
         """
+        # A "false" from somebody's settings would count as true, and let text spell special tokens.
+        raw, thinking = truth("raw", raw), truth("thinking", thinking)
         if isinstance(prompt, str):
             if not (prompt if raw else prompt.strip()):
                 raise ValueError(f"the prompt is empty, got {prompt!r}; give some text")

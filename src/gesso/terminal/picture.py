@@ -36,8 +36,6 @@ class Picture:
                 seconds=seconds,
             )
         if isinstance(event, Commit):
-            # In autoregressive mode a commit is the only sign of its forward.
-            forwards = self.forwards if self.tokens else self.forwards + event.steps
             return replace(
                 self,
                 committed=self.committed + event.token_ids,
@@ -45,7 +43,7 @@ class Picture:
                 entropy=(),
                 before=(),
                 canvas=event.canvas,
-                forwards=forwards,
+                forwards=event.forwards,
                 seconds=seconds,
             )
         return replace(self, seconds=seconds)

@@ -21,15 +21,17 @@ def is_terminal(stream: TextIO) -> bool:
 
 
 def console_for(stream: TextIO) -> Console:
-    """Colours and cursor moves on a terminal only, whatever FORCE_COLOR says of a pipe."""
+    """Colours and cursor moves on a terminal only, whatever FORCE_COLOR says of a pipe. Brackets
+    and colons in what is printed are text, not rich's markup."""
     if is_terminal(stream):
-        console = Console(file=stream, highlight=False)
+        console = Console(file=stream, highlight=False, markup=False, emoji=False)
         if not console.width:  # COLUMNS may say so, and nothing would be shown
             console.width = 80
         return console
     return Console(
-        file=stream, highlight=False, force_terminal=False, color_system=None, width=_PIPE_WIDTH
-    )
+        file=stream, highlight=False, markup=False, emoji=False, force_terminal=False,
+        color_system=None, width=_PIPE_WIDTH,
+    )  # fmt: skip
 
 
 def printable(text: str) -> str:
