@@ -6,7 +6,7 @@ from typing import Any
 
 from gesso.kernels.gpu.canvas_attention import _canvas_kernel
 from gesso.kernels.gpu.online_softmax import _combine_kernel
-from gesso.kernels.gpu.span_attention import _span_kernel
+from gesso.kernels.gpu.span_attention import _span_attention_kernel
 
 _WIDE = {"out": "*fp32", "best_out": "*fp32", "total_out": "*fp32"}
 _STRIDES = dict.fromkeys(("stride_qb", "stride_qh", "stride_qn", "stride_b", "stride_k"), "i32")
@@ -62,8 +62,8 @@ VARIANTS = [
     _variant("canvas", _canvas_kernel, "full", 2, _CANVAS),
     _variant("canvas, cache in fp8", _canvas_kernel, "sliding", 4, _CANVAS, "*fp8e4nv"),
     _variant("canvas, cache in fp8", _canvas_kernel, "full", 2, _CANVAS, "*fp8e4nv"),
-    _variant("span", _span_kernel, "sliding", 1, _SPAN),
-    _variant("span", _span_kernel, "full", 1, _SPAN),
+    _variant("span", _span_attention_kernel, "sliding", 1, _SPAN),
+    _variant("span", _span_attention_kernel, "full", 1, _SPAN),
     dict(
         name="combine, full, 2 splits",
         kernel=_combine_kernel,

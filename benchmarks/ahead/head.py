@@ -1,6 +1,6 @@
 """The head's kernels at the 26B shape, to be compiled for Hopper without one."""
 
-from gesso.kernels.gpu.head import _logits_kernel, _read_kernel
+from gesso.kernels.gpu.head import _head_logits_kernel, _read_kernel
 
 _LOGITS = dict(
     hidden_ptr="*bf16", head_ptr="*bf16", temperature_ptr="*fp32", logits_ptr="*bf16",
@@ -16,7 +16,7 @@ _MODEL = dict(IDS=262_144, WIDTH=2816, COUNT=2048, CAP=30.0)
 VARIANTS = [
     dict(
         name="logits of 128 rows and 128 ids",
-        kernel=_logits_kernel,
+        kernel=_head_logits_kernel,
         signature=_LOGITS,
         constexprs=dict(**_MODEL, TILE_ROWS=128, TILE_IDS=128, TILE_HIDDEN=64),
         options=dict(num_warps=8, num_stages=3),

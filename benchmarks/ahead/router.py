@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gesso.kernels.gpu.router import _choose_kernel, _logits_kernel
+from gesso.kernels.gpu.router import _choose_kernel, _router_logits_kernel
 
 
 def _variant(
@@ -24,7 +24,8 @@ def _variant(
 
 VARIANTS = [
     _variant(
-        "logits", _logits_kernel, dict(x="*bf16", weight="*bf16", parts="*fp32", tokens="i32"),
+        "logits", _router_logits_kernel,
+        dict(x="*bf16", weight="*bf16", parts="*fp32", tokens="i32"),
         dict(M=2816, E=128, SHARE=384, BLOCK_T=16, BLOCK_E=128, BLOCK_M=128, PRECISION="tf32"),
         num_warps=4, num_stages=3,
     ),

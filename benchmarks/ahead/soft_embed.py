@@ -1,13 +1,13 @@
 """The soft embedding's kernels at the 26B shape, to be compiled for Hopper without one."""
 
-from gesso.kernels.gpu.soft_embed import _add_kernel, _span_kernel
+from gesso.kernels.gpu.soft_embed import _add_kernel, _soft_span_kernel
 
 _TILES = dict(TILE_ROWS=128, TILE_WIDTH=256, TILE_IDS=64)
 
 VARIANTS = [
     dict(
         name="one of 6 spans, 128 rows by 256 columns",
-        kernel=_span_kernel,
+        kernel=_soft_span_kernel,
         signature=dict(
             logits_ptr="*bf16", log_sum_ptr="*fp32", embedding_ptr="*bf16", sums_ptr="*fp32",
             rows="i32",

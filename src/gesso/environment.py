@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import subprocess
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ def environment() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "machine": platform.machine(),
         "cpu": _cpu_name(),
-    }
+    } | (_gpu() if torch.cuda.is_available() else {})
 
 
 def pick_device(name: str) -> torch.device:
@@ -57,12 +57,26 @@ def _commit() -> str | None:
     return f"{commit}+changes" if changed else commit or None
 
 
-def _git(*words: str) -> str:
-    folder = Path(__file__).resolve().parent
+def _gpu() -> dict[str, Any]:
+    """What a GPU's figures depend on. gpus: driver, largest clock of the multiprocessors, and power
+    limit, as nvidia-smi tells them; None without it."""
     try:
-        done = subprocess.run(
-            ["git", "-C", str(folder), *words], capture_output=True, text=True, check=False
-        )
+        triton = version("triton")
+    except PackageNotFoundError:
+        triton = None
+    asked = ["driver_version", "clocks.max.sm", "power.limit"]
+    command = ["nvidia-smi", f"--query-gpu={','.join(asked)}", "--format=csv,noheader"]
+    return {"triton": triton, "cuda": torch.version.cuda, "gpus": _said(*command) or None}
+
+
+def _git(*words: str) -> str:
+    return _said("git", "-C", str(Path(__file__).resolve().parent), *words)
+
+
+def _said(*command: str) -> str:
+    """What a program prints; nothing where it is not there, or fails."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
     except OSError:
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""

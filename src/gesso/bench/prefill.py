@@ -70,12 +70,14 @@ def _measure(network: Network, count: int, chunk: int, whole: int, rounds: int) 
         torch.cuda.reset_peak_memory_stats(network.device)
     seconds = float("inf")
     for _ in range(rounds):
+        cache = None  # the last round's would count in the peak
         wait(network.device)
         started = time.perf_counter()
         cache = _encode(network, ids, chunk)
         wait(network.device)
         seconds = min(seconds, time.perf_counter() - started)
     peak = torch.cuda.max_memory_allocated(network.device) if gpu else None
+    assert cache is not None
     same = None
     if count <= whole:
         drafts = [_draft(network, one) for one in (cache, _encode(network, ids, count))]

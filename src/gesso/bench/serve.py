@@ -18,7 +18,7 @@ import torch
 from gesso.engine import Engine
 from gesso.environment import environment
 from gesso.generation.events import End, Result
-from gesso.generation.model import DiffusionGemma, Prompt, load
+from gesso.generation.model import Prompt, load
 from gesso.tasks import get_task
 
 _USERS = (1, 2, 4, 8, 16)
@@ -52,11 +52,13 @@ def bench_serve(
     split = next(name for name in known.splits if name != "train")
     examples = itertools.islice(known.examples(split=split, seed=0), requests)
     prompts = [example.prompt for example in examples]
-    list(Engine(model).answers(prompts[:2]))  # warm, and not counted
+    engines = {count: Engine(model, max_rows=count) for count in users}
+    for count, engine in engines.items():
+        _serve(engine, prompts[: 2 * count], count)  # warm, and not counted
     levels: dict[int, list[_Pass]] = {count: [] for count in users}
     for done in range(rounds):
         for count, passes in levels.items():
-            passes.append(_serve(model, prompts, count))
+            passes.append(_serve(engines[count], prompts, count))
         on_round(done + 1, rounds)
     rows = [_row(count, passes) for count, passes in sorted(levels.items())]
     for row in rows:
@@ -68,7 +70,7 @@ def bench_serve(
         "compiled": model.network.compiled is not None,
         "requests": requests,
         "rounds": rounds,
-        "memory": str(Engine(model, max_rows=max(users)).memory),
+        "memory": str(engines[max(users)].memory),
         "levels": rows,
         "environment": environment(),
     }
@@ -81,21 +83,21 @@ class _Pass(NamedTuple):
     seconds: float
 
 
-def _serve(model: DiffusionGemma, prompts: Sequence[Prompt], users: int) -> _Pass:
-    engine = Engine(model, max_rows=users)
+def _serve(engine: Engine, prompts: Sequence[Prompt], users: int) -> _Pass:
+    """By an engine at rest, which has forgotten what it was asked before."""
+    engine.prefixes.shrink(0)
     waiting = list(prompts)[::-1]
     results: dict[int, Result] = {}
     started = time.perf_counter()
     for _ in range(min(users, len(waiting))):
         engine.submit(waiting.pop())
-    while not engine.idle:
-        for event in engine.step():
-            if isinstance(event, End):
-                results[event.row] = event.result
-                if waiting:
-                    engine.submit(waiting.pop())
+    for event in engine.run():
+        if isinstance(event, End):
+            results[event.row] = event.result
+            if waiting:
+                engine.submit(waiting.pop())
     seconds = time.perf_counter() - started
-    return _Pass([results[number] for number in range(len(prompts))], seconds)
+    return _Pass([result for _, result in sorted(results.items())], seconds)
 
 
 def _row(users: int, passes: Sequence[_Pass]) -> dict[str, Any]:

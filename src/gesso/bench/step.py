@@ -225,17 +225,19 @@ def _floor(network: Network, rows: int, context: int) -> dict[str, float]:
 
 
 def _copy_bandwidth(device: torch.device) -> float:
-    """Bytes read and written a second, the best of some copies far larger than any cache."""
-    size = 2**31 if device.type == "cuda" else 2**28
+    """Bytes read and written a second, the best of some rounds of copies far larger than any cache;
+    several a round, so that waiting for them does not count."""
+    size, copies = (2**31, 16) if device.type == "cuda" else (2**28, 1)
     source = torch.zeros(size, dtype=torch.uint8, device=device)
     target, best = torch.empty_like(source), float("inf")
     for _ in range(8):
         wait(device)
         started = time.perf_counter()
-        target.copy_(source)
+        for _ in range(copies):
+            target.copy_(source)
         wait(device)
         best = min(best, time.perf_counter() - started)
-    return 2 * size / best
+    return 2 * size * copies / best
 
 
 @torch.inference_mode()

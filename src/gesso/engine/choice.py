@@ -9,9 +9,8 @@ from gesso.model.network import Network
 
 
 def make_stepper(network: Network, rows: int) -> Stepper:
-    """For so many rows at most: by kernels on a GPU with Triton, elsewhere by the network's own
-    passes."""
-    if network.device.type != "cuda" or not choice.has_triton():
+    """For so many rows at most: by kernels where they run, else by the network's own passes."""
+    if not choice.has_kernels(network.device):
         return JoinedSteps(network)
     from gesso.engine.device import DeviceSteps  # triton is imported where it is of use
 

@@ -267,12 +267,12 @@ class DeviceSteps:
         with torch.cuda.stream(side):
             self._step(canvases, rows)
         torch.cuda.current_stream().wait_stream(side)
+        for tensor, old in zip(changed, kept, strict=True):
+            tensor.copy_(old)
         graph = torch.cuda.CUDAGraph()
         graphs = [known for each in self._canvases.values() for known, _ in each.graphs.values()]
         with torch.cuda.graph(graph, pool=graphs[0].pool() if graphs else None):
-            outcome = self._step(canvases, rows)
-        for tensor, old in zip(changed, kept, strict=True):
-            tensor.copy_(old)
+            outcome = self._step(canvases, rows)  # noted, and not run
         return graph, outcome
 
     def _step(self, canvases: _Canvases, rows: int) -> _Outcome:

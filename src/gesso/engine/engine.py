@@ -29,6 +29,7 @@ from gesso.engine.row import Row
 from gesso.engine.stepper import Stepper
 from gesso.generation.answer import Answer
 from gesso.generation.events import CanvasEvent, Commit, End, Result
+from gesso.generation.inference import inference
 from gesso.generation.loop import draft, finish
 from gesso.generation.model import DiffusionGemma, Prompt
 from gesso.generation.request import Request
@@ -128,7 +129,8 @@ class Engine:
                     left -= 1
                     yield places[event.row], event.result
         finally:
-            self._drop(own)
+            with inference(self.model.network):
+                self._drop(own)
             told = (event for event in self._events if event.row not in own)
             self._events = deque([*others, *told])
 
@@ -146,13 +148,13 @@ class Engine:
         return self._events.popleft()
 
     def _round(self) -> None:
-        try:
-            self._work()
-        except BaseException:
-            self._give_up()
-            raise
+        with inference(self.model.network):
+            try:
+                self._work()
+            except BaseException:
+                self._give_up()
+                raise
 
-    @torch.inference_mode()
     def _work(self) -> None:
         self._drop_cancelled()
         self._admit()
@@ -166,7 +168,6 @@ class Engine:
         late = {entry.number: entry.answer for entry in self._admission.waiting}
         self._end({number: answer for number, answer in late.items() if answer.interrupted()})
 
-    @torch.inference_mode()
     def _give_up(self) -> None:
         """What an exception left half done is given up: rows, and columns kept for others."""
         rows, self._rows = self._rows, []
@@ -198,7 +199,6 @@ class Engine:
             self._drop(early)
             self._events += [answer.end() for answer in early.values()]
 
-    @torch.inference_mode()
     def _drop(self, numbers: Container[int]) -> None:
         """Those of them that have not ended, without a word."""
         for row in self._rows:

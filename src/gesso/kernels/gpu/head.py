@@ -58,7 +58,7 @@ def _tempered(product, temperature, CAP: tl.constexpr):
 
 
 @triton.jit
-def _logits_kernel(
+def _head_logits_kernel(
     hidden_ptr,  # (R, M)
     head_ptr,  # (V, M)
     temperature_ptr,  # (R,)
@@ -216,7 +216,7 @@ def head(
     tiles = triton.cdiv(ids, _TILE_IDS)
     logits = empty(rows, ids, dtype=hidden.dtype)
     parts, tile_argmax = empty(rows, 4, tiles), empty(rows, tiles, dtype=torch.int32)
-    _logits_kernel[(triton.cdiv(rows, _TILE_ROWS), tiles)](
+    _head_logits_kernel[(triton.cdiv(rows, _TILE_ROWS), tiles)](
         hidden, embedding, temperature, logits, parts, tile_argmax, rows,
         IDS=ids, WIDTH=width, COUNT=tiles, CAP=cap,
         TILE_ROWS=_TILE_ROWS, TILE_IDS=_TILE_IDS, TILE_HIDDEN=_TILE_HIDDEN,

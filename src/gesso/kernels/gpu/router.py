@@ -23,7 +23,7 @@ _SHARE = 384
 
 
 @triton.jit
-def _logits_kernel(
+def _router_logits_kernel(
     x, weight, parts, tokens,
     M: tl.constexpr, E: tl.constexpr, SHARE: tl.constexpr, BLOCK_T: tl.constexpr,
     BLOCK_E: tl.constexpr, BLOCK_M: tl.constexpr, PRECISION: tl.constexpr,
@@ -71,6 +71,7 @@ def _choose_kernel(
         best = tl.max(logits, 1)
         # The lowest of equals.
         at = tl.min(tl.where(logits == best[:, None], expert[None, :], BLOCK_E), 1)
+        at = tl.minimum(at, E - 1)  # where all are NaN, none of them is the best
         index = tl.where(place[None, :] == j, at[:, None], index)
         chosen = tl.where(place[None, :] == j, best[:, None], chosen)
         logits = tl.where(expert[None, :] == at[:, None], float("-inf"), logits)
@@ -118,7 +119,7 @@ def _parts_of_logits(x: Tensor, proj: Tensor) -> Tensor:
     share = _SHARE if hidden > block_m else block_m
     parts = triton.cdiv(hidden, share)
     out = torch.empty(parts, tokens, len(proj), dtype=torch.float32, device=x.device)
-    _logits_kernel[(triton.cdiv(tokens, block_t), parts)](
+    _router_logits_kernel[(triton.cdiv(tokens, block_t), parts)](
         x, proj, out, tokens, M=hidden, E=len(proj), SHARE=share,
         BLOCK_T=block_t, BLOCK_E=max(16, triton.next_power_of_2(len(proj))), BLOCK_M=block_m,
         PRECISION="ieee" if x.dtype == torch.float32 else "tf32", num_warps=4, num_stages=3,

@@ -29,7 +29,7 @@ _TILE_SUM = 1024
 
 
 @triton.jit
-def _span_kernel(
+def _soft_span_kernel(
     logits_ptr,  # (R, V)
     log_sum_ptr,  # (R,)
     embedding_ptr,  # (V, M)
@@ -86,7 +86,7 @@ def soft_embed(logits: Tensor, log_sum: Tensor, embedding: Tensor, *, scale: flo
 
     sums = torch.empty(SPANS, rows, width, dtype=torch.float32, device=logits.device)
     grid = (triton.cdiv(rows, _TILE_ROWS), triton.cdiv(width, _TILE_WIDTH), SPANS)
-    _span_kernel[grid](
+    _soft_span_kernel[grid](
         logits, log_sum, embedding, sums, rows,
         IDS=ids, WIDTH=width, SPAN=triton.cdiv(ids, _TILE_IDS * SPANS),
         TILE_ROWS=_TILE_ROWS, TILE_WIDTH=_TILE_WIDTH, TILE_IDS=_TILE_IDS,

@@ -28,7 +28,7 @@ from gesso.kernels.gpu.online_softmax import (
 
 
 @triton.jit
-def _span_kernel(
+def _span_attention_kernel(
     query, keys, values, begins, ends, out, best_out, total_out,
     batch, new, stride_qb, stride_qh, stride_qn, stride_b, stride_k, stride_s,
     K: tl.constexpr, G: tl.constexpr, D: tl.constexpr, SPLITS: tl.constexpr,
@@ -135,7 +135,7 @@ def span_attention(
         splits = choose_splits(row_tiles * groups, capacity)
     out = query.new_empty(batch, new, heads * dim)
     parts = new_parts(out, splits, batch * new * heads)
-    _span_kernel[(row_tiles, splits, batch * groups)](
+    _span_attention_kernel[(row_tiles, splits, batch * groups)](
         query, keys, values, spans.begin, spans.end, *parts, batch, new,
         *query.stride()[:3], *keys.stride()[:3],
         K=groups, G=per_group, D=dim, SPLITS=splits, BLOCK_M=tiles.rows, BLOCK_N=tiles.columns,

@@ -209,10 +209,12 @@ def advance(
     assert all(tensor.is_contiguous() for tensor in given)
 
     accepted = torch.empty(batch, length, dtype=torch.bool, device=entropy.device)
+    padded = triton.next_power_of_2(length)
     _advance_kernel[(batch,)](
         *given, accepted, length, vocab_size,
-        STREAM=int(stream), MEMORY=memory, LENGTH=triton.next_power_of_2(length), CHUNK=_CHUNK,
-        num_warps=8,
+        STREAM=int(stream), MEMORY=memory, LENGTH=padded, CHUNK=_CHUNK,
+        # No warp has positions of another's, which could read a draft that is written already.
+        num_warps=max(1, min(8, padded // 32)),
     )  # fmt: skip
     return accepted
 
