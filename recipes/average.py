@@ -9,11 +9,19 @@ Generation defaults, tokenizer and template are the last one's.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from gesso.checkpoint import load_network, read_generation_config, resolve, save_checkpoint
+from gesso.checkpoint import (
+    load_network,
+    read_config,
+    read_generation_config,
+    resolve,
+    save_checkpoint,
+)
 
 
 def main() -> None:
@@ -22,6 +30,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     folders = [resolve(source) for source in args.checkpoints]
+    check_shapes(folders)
     networks = [load_network(folder, dtype=torch.float32) for folder in folders]
     mean = networks[-1]
     others = [network.state_dict() for network in networks[:-1]]
@@ -35,6 +44,17 @@ def main() -> None:
         generation=read_generation_config(folders[-1]),
         processor=folders[-1],
     )
+
+
+def check_shapes(folders: Sequence[Path]) -> None:
+    """ValueError: they are not checkpoints of one shape."""
+    shapes = [replace(read_config(folder), dtype="float32") for folder in folders]
+    for folder, shape in zip(folders, shapes, strict=True):
+        if shape != shapes[-1]:
+            raise ValueError(
+                f"{folder}: its config.json is of another shape than {folders[-1]}'s; give "
+                "checkpoints that come from one another"
+            )
 
 
 if __name__ == "__main__":

@@ -201,6 +201,16 @@ def drop_encoder(tensors: dict[str, Tensor]) -> None:
         (lambda f: change_config(f, peft_type="LOHA"), "peft_type is 'LOHA'; only LORA is read"),
         (lambda f: change_config(f, use_dora=True), "use_dora is True; only plain LoRA"),
         (lambda f: change_config(f, bias="all"), "bias is 'all'"),
+        (
+            lambda f: change_config(f, init_lora_weights="pissa"),
+            "init_lora_weights is 'pissa'.*path_initial_model_for_weight_conversion",
+        ),
+        (lambda f: change_config(f, init_lora_weights="loftq"), "init_lora_weights is 'loftq'"),
+        (lambda f: change_config(f, alora_invocation_tokens=[5]), "alora_invocation_tokens is"),
+        (lambda f: change_config(f, use_qalora=True), "use_qalora is True; only plain"),
+        (lambda f: change_config(f, use_bdlora={"nblocks": 2}), "use_bdlora is"),
+        (lambda f: change_config(f, arrow_config={"top_k": 1}), "arrow_config is"),
+        (lambda f: change_config(f, kasa_config={"beta": 1}), "kasa_config is"),
         (lambda f: change_config(f, r=8), r"q_proj.lora_A.* expected \[8, 64\]; the adapter is of"),
         (
             lambda f: change_config(f, lora_alpha="x"),
@@ -233,6 +243,15 @@ def test_what_is_refused(
     if "NaN" not in message and "equal to" not in message:
         with pytest.raises(ValueError, match=message):
             check_adapter(tmp_path / "adapter", read_config(reference))
+
+
+@pytest.mark.parametrize("init", [None, True, False, "gaussian", "eva", "orthogonal"])
+def test_how_the_factors_began_does_not_matter(
+    reference: Path, tmp_path: Path, init: str | bool | None
+) -> None:
+    write(tmp_path / "adapter", reference)
+    change_config(tmp_path / "adapter", init_lora_weights=init)
+    check_adapter(tmp_path / "adapter", read_config(reference))
 
 
 def test_an_adapter_that_diverged_is_not_saved(reference: Path, tmp_path: Path) -> None:

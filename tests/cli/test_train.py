@@ -208,6 +208,48 @@ def test_what_a_run_left_is_not_overwritten(run: Run, recipe: Path, tmp_path: Pa
     assert (out / "log.jsonl").read_bytes() == before
 
 
+@pytest.mark.parametrize("left", ["checkpoint", "best-adapter"])
+@pytest.mark.parametrize("words", [(), ("--fresh",)], ids=["", "fresh"])
+def test_a_run_whose_state_is_gone_is_refused(
+    run: Run, recipe: Path, tmp_path: Path, left: str, words: tuple[str, ...]
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / left).mkdir()
+    code, _, err = run("train", recipe, "--out", out, *words)
+    assert code == 2
+    assert f"{out}: holds {left} of a run whose state.safetensors is gone" in err
+    assert [path.name for path in out.iterdir()] == [left]
+
+
+JUDGED = """
+def judged():
+    from dataclasses import replace
+    from gesso.training.config import EvaluationConfig
+    evaluation = EvaluationConfig(task={task!r}, every=1, n=2, patience=1)
+    return replace(recipe(), steps=4, evaluation=evaluation)
+"""
+
+
+def test_the_recipe_s_evaluation_is_not_of_the_data(run: Run, recipe: Path, tmp_path: Path) -> None:
+    """Unless it is on a file, which goes with --data."""
+    file, plain = tmp_path / "mine.jsonl", recipe.read_text()
+    file.write_text('{"prompt": "two plus two", "completion": "four"}\n')
+    recipe.write_text(plain + JUDGED.format(task="brackets"))
+    out = tmp_path / "out"
+    code, said, err = run("train", f"{recipe}:judged", "--out", out, "--data", file)
+    assert (code, "best judged" in said) == (0, False)
+    assert err.startswith("--data: the recipe's evaluation on brackets is left out; ")
+    assert steps(out) == [1, 2, 3, 4]
+    assert not (out / "accuracy.jsonl").exists()
+    recipe.write_text(plain + JUDGED.format(task=str(file)))
+    out = tmp_path / "on-a-file"
+    code, _, err = run("train", f"{recipe}:judged", "--out", out, "--data", file)
+    # Nothing is learned in two steps, and the second judgement is no better than the first.
+    assert (code, err) == (0, "ended at step 2 of 4: no better judgement in 1\n")
+    assert (out / "accuracy.jsonl").exists()
+
+
 def test_a_recipe_may_define_a_dataclass(run: Run, recipe: Path, tmp_path: Path) -> None:
     text = "from __future__ import annotations\nfrom dataclasses import dataclass\n"
     recipe.write_text(text + recipe.read_text() + "\n\n@dataclass\nclass A:\n    b: int\n")

@@ -36,3 +36,24 @@ def test_mean(
         assert torch.equal(tensor, ((first[name] + second[name]) / 2).bfloat16())
     load_network(out)
     assert '"max_denoising_steps": 4' in (out / "generation_config.json").read_text()
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_another_shape_has_no_mean_with_it(
+    dg: DiffusionGemma,
+    make_network: Callable[..., Network],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    order: int,
+) -> None:
+    """Also one whose weights the other has all of."""
+    folders = [tmp_path / name for name in ("first", "second")]
+    network = make_network(vocab_size=2560, vision=False)
+    for canvas, folder in zip((8, 4), folders, strict=True):
+        network.config = replace(network.config, canvas_length=canvas)
+        save_checkpoint(network, folder, generation=dg.generation, processor=TINY)
+    given, out = folders[::order], tmp_path / "mean"
+    monkeypatch.setattr(sys, "argv", ["average.py", *map(str, given), "--out", str(out)])
+    with pytest.raises(ValueError, match=rf"{given[0]}: .* another shape than {given[1]}'s; give"):
+        average.main()
+    assert not out.exists()

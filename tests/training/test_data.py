@@ -26,7 +26,7 @@ def processor() -> Processor:
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_CHUNK_BATCHES", CHUNK)
+    monkeypatch.setattr(module, "CHUNK_BATCHES", CHUNK)
 
 
 def make(processor: Processor, *, seed: int = 0, batch_size: int = 3) -> Batches:
@@ -146,7 +146,33 @@ def test_a_chunk_is_full_and_every_source_has_its_share(shares: tuple[float, ...
     assert len(drawn) == 5 * CHUNK
     for i, share in enumerate(shares):
         assert counts[i] == pytest.approx(5 * CHUNK * share / sum(shares), abs=1)
-        assert counts[i] >= 1
+
+
+@pytest.mark.parametrize("shares", [
+    (0.9, *(0.1 / 40,) * 40), (0.99, 0.01), (1 / 3, 2 / 3), (1.0,) * 50, (3.0, 1.0),
+])  # fmt: skip
+def test_in_the_long_run_every_source_has_its_share(shares: tuple[float, ...]) -> None:
+    """Also where a chunk has no room for some; and of each, row after row, none twice."""
+    asked: list[list[int]] = [[] for _ in shares]
+
+    class Numbered:
+        def __init__(self, place: int) -> None:
+            self.place = place
+
+        def rows(self, first: int, count: int, *, seed: int) -> list[Row]:
+            asked[self.place] += range(first, first + count)
+            return [Row((self.place,), (first + i,)) for i in range(count)]
+
+    given = {Numbered(place): share for place, share in enumerate(shares)}
+    data = Batches(given, batch_size=2, canvas_length=L, fill_id=1, seed=0)
+    chunks = 100
+    for step in range(CHUNK * chunks):
+        assert len(data.batch(step).ids) == 2
+    for numbers, share in zip(asked, shares, strict=True):
+        assert numbers == list(range(len(numbers)))
+        # Of so many sources a few may have come a little early.
+        assert len(numbers) == pytest.approx(2 * CHUNK * chunks * share / sum(shares), abs=1.5)
+    assert sum(map(len, asked)) == 2 * CHUNK * chunks
 
 
 @pytest.mark.parametrize("size", [1, 3, 20, 50])

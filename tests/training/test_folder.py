@@ -69,5 +69,29 @@ def test_a_path_is_a_folder_or_a_file(processor: Processor, tmp_path: Path) -> N
     keys = dict(canvas_length=64, longest=512, skip_bad=False)
     (row,), _ = read_data(file, processor, **keys)
     assert row.prompt == tuple(processor.encode_prompt("a"))
+    file.rename(tmp_path / "x.txt")
     (row,), _ = read_data(tmp_path, processor, **keys)
     assert row.prompt == (processor.tokenizer.id("<bos>"),)
+
+
+def test_a_folder_of_examples(processor: Processor, tmp_path: Path) -> None:
+    """Each file as if it were given alone, in the order of their names; no text among them."""
+    (tmp_path / "b").mkdir()
+    (tmp_path / ".cache").write_text("hidden")
+    for name, prompt in (("a.jsonl", "one"), ("b/c.jsonl", "two")):
+        (tmp_path / name).write_text(f'{{"prompt": "{prompt}", "completion": "x"}}\n')
+    keys = dict(canvas_length=64, longest=512)
+    rows, skipped = read_folder(tmp_path, processor, **keys)
+    assert [row.prompt for row in rows] == [
+        tuple(processor.encode_prompt(prompt)) for prompt in ("one", "two")
+    ]
+    assert skipped == 0
+    with (tmp_path / "b" / "c.jsonl").open("a") as file:
+        file.write('{"prompt": 1}\n')
+    with pytest.raises(ValueError, match=r"1 bad lines; .*: b/c\.jsonl: line 2: keys prompt"):
+        read_folder(tmp_path, processor, **keys)
+    rows, skipped = read_folder(tmp_path, processor, skip_bad=True, **keys)
+    assert (len(rows), skipped) == (2, 1)
+    (tmp_path / "notes.md").write_text("about them")
+    with pytest.raises(ValueError, match=r"examples \(a\.jsonl\) beside other files \(notes\.md\)"):
+        read_folder(tmp_path, processor, skip_bad=True, **keys)

@@ -11,8 +11,10 @@ import torch
 from safetensors.torch import load_file
 
 import gesso
+from gesso.checkpoint import read_config
 from gesso.config import GenerationConfig
 from gesso.generation.model import DiffusionGemma
+from gesso.processor import Processor
 from gesso.tasks import get_task
 from gesso.training import judge as module
 from gesso.training.config import EvaluationConfig, OptimizerConfig, TrainConfig
@@ -133,6 +135,62 @@ def test_a_run_killed_before_its_first_state_is_judged_anew(
     assert not trainer.resume()
     trainer.run()
     assert [line["exact"] for line in judgements(tmp_path)] == SCORES
+
+
+def test_scores_of_other_examples_do_not_count(
+    config: TrainConfig, scored: Callable[[int], None], tmp_path: Path
+) -> None:
+    """Patience and the best begin anew when what is judged has changed."""
+    assert config.evaluation is not None
+    folder = tmp_path / "run"
+    evaluation = replace(config.evaluation, patience=1)
+    Trainer(replace(config, evaluation=evaluation, steps=3), folder).run()
+    (line, *_) = judgements(folder)
+    assert {key: line[key] for key in ("task", "split", "n", "seed")} == dict(
+        task="brackets", split="held", n=8, seed=1
+    )
+    scored(2)  # 0.25, 0.5, 0.125: below what was judged before
+    again = Trainer(replace(config, evaluation=replace(evaluation, seed=2)), folder)
+    assert again.resume()
+    again.run()
+    assert again.step == 5
+    scored(3)
+    same = Trainer(replace(config, evaluation=evaluation, steps=9), folder)
+    assert same.resume()
+    same.run()
+    assert same.step == 5  # ended by the judgements of its first three steps
+
+
+def test_a_run_whose_judge_fails_is_saved(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: object, **__: object) -> None:
+        raise MemoryError("no room for a row")
+
+    monkeypatch.setattr(module, "Engine", failing)
+    folder = tmp_path / "run"
+    with pytest.raises(MemoryError, match="no room"):
+        Trainer(config, folder).run()
+    again = Trainer(config, folder)
+    assert again.resume()
+    assert again.step == 1
+    assert (folder / "checkpoint").is_dir()
+
+
+def test_an_example_without_room_for_a_canvas(config: TrainConfig, tmp_path: Path) -> None:
+    """The prompt alone fits the context; told before the weights are read, by number."""
+    file = tmp_path / "held.jsonl"
+    file.write_text(json.dumps({"prompt": "a " * 3000, "completion": "b"}) + "\n")
+    assert config.base is not None
+    shape = read_config(Path(config.base))
+    length = len(Processor.load(TINY).encode_prompt("a " * 3000))
+    text = replace(shape.text, max_position_embeddings=length + shape.canvas_length - 1)
+    config = replace(
+        config, model=replace(shape, text=text), base=None,
+        evaluation=EvaluationConfig(task=str(file), every=1),
+    )  # fmt: skip
+    with pytest.raises(ValueError, match=r"evaluation: example 1 of .*with one canvas of 5 that"):
+        Trainer(config, tmp_path / "run")
 
 
 def test_judging_changes_nothing_of_the_training(config: TrainConfig, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import gesso
 from gesso.checkpoint import convert_checkpoint, load_network, merge_adapter
@@ -92,6 +92,36 @@ def test_on_a_base_that_is_stored_in_few_bits(config: TrainConfig, tmp_path: Pat
     assert any(isinstance(module, QuantExperts) for module in trainer.network.modules())
     assert (tmp_path / "run" / "accuracy.jsonl").read_text().count("\n") == 1
     assert (tmp_path / "run" / "best-adapter").is_dir()
+
+
+def test_an_adapter_is_judged_by_the_network_s_own_passes(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernels that a GPU would have taken read plain and quantized weights alone."""
+    monkeypatch.setattr(
+        "gesso.engine.engine.make_stepper", lambda *_: pytest.fail("a GPU would take kernels")
+    )
+    short = GenerationConfig(max_new_tokens=5, max_denoising_steps=2)
+    judged = EvaluationConfig(task="brackets", every=1, n=2)
+    Trainer(replace(config, steps=1, evaluation=judged, generation=short), tmp_path / "run").run()
+    assert (tmp_path / "run" / "accuracy.jsonl").read_text().count("\n") == 1
+
+
+def test_another_base_or_form_is_not_gone_on_with(
+    config: TrainConfig, checkpoint: Path, tmp_path: Path
+) -> None:
+    """Of a base the layers count too, and the bits that it is held in."""
+    folder, steps = tmp_path / "run", replace(config, steps=1)
+    Trainer(steps, folder).run()
+    with pytest.raises(ValueError, match=r"quantize: got fp8, but .* was begun with None"):
+        Trainer(replace(steps, quantize="fp8"), folder).resume()
+    file = checkpoint / "model.safetensors"
+    tensors = load_file(file)
+    name = next(name for name in tensors if name.endswith("layers.0.self_attn.q_proj.weight"))
+    tensors[name] = tensors[name] + 1
+    save_file(tensors, file, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"base weights: not what .* was begun with"):
+        Trainer(steps, folder).resume()
 
 
 def test_an_adapter_s_run_resumes(config: TrainConfig, tmp_path: Path) -> None:

@@ -546,6 +546,7 @@ def test_unrolled_canvases_are_those_of_the_generation_loop(
         (dict(unroll_temperatures=(0.8, 0.4)), r"unroll_temperatures: got \(0.8, 0.4\)"),
         (dict(unroll_bounds=(0.0, 1.0)), r"unroll_bounds: got \(0.0, 1.0\)"),
         (dict(unroll=0.5, leave_one_out=True), "unroll and leave_one_out: got both"),
+        (dict(slip=0.5, leave_one_out=True), "slip and leave_one_out: got both"),
         (dict(self_conditioning=1.5), "self_conditioning: got 1.5"),
         (dict(self_conditioning=-0.1), "self_conditioning"),
         (dict(causal_weight=-1.0), "causal_weight: got -1.0"),

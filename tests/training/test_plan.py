@@ -18,12 +18,14 @@ from gesso.processor import Processor
 from gesso.training import plan as module
 from gesso.training.config import ObjectiveConfig, OptimizerConfig, TrainConfig
 from gesso.training.data import collate
+from gesso.training.mixture import mix
 from gesso.training.objective import draw_noise, training_loss
 from gesso.training.plan import Plan, Rows, plan, report, rows_of
 from gesso.training.sources import Row
+from gesso.training.weights import MasterWeights
 
 TINY = Path(gesso.__file__).parent / "assets" / "tiny"
-ROWS = Rows(count=4, prompt=24, canvases=1)
+ROWS = Rows(count=4, prompt=24, canvases=1, widest=40)
 
 
 @pytest.fixture
@@ -93,7 +95,34 @@ def test_memory_by_what_holds_it(config: TrainConfig) -> None:
     assert eight.memory["activations"] < one.memory["activations"] / 2
     assert eight.flops == pytest.approx(one.flops, rel=1e-6)
     muon = replace(config, optimizer=OptimizerConfig(method="muon"))
-    assert plan(muon, ROWS).memory["masters, average, moments"] == 12 * count
+    assert config.model is not None
+    weights = MasterWeights(new_network(config.model, seed=0), muon.optimizer, total_steps=1)
+    for weight in weights._masters:
+        weight.grad = torch.zeros_like(weight)
+    weights.step(0)
+    held = sum(4 * t.numel() for name, t in weights.state().items() if not name.startswith("step."))
+    assert 12 * count < held < 16 * count
+    assert plan(muon, ROWS).memory["masters, average, moments"] == held
+
+
+def test_memory_is_the_widest_batch_s(config: TrainConfig, tmp_path: Path) -> None:
+    """One example in twenty is long: its batch decides what fits, and the mean what it takes."""
+    file = tmp_path / "mostly-short.jsonl"
+    lines = [{"prompt": "w " * (200 if n % 20 == 0 else 2), "completion": "ok"} for n in range(200)]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    config = replace(
+        config, tasks={}, data={file: 1.0},
+        model=replace(config.model, text=replace(config.model.text, vocab_size=2560)),
+    )  # fmt: skip
+    processor = Processor.load(TINY)
+    rows = rows_of(config, processor)
+    data = mix(config, processor, config.model).batches
+    assert rows.widest == max(data.batch(step).ids.shape[1] for step in range(32))
+    assert rows.widest > 2 * (rows.prompt + 16)
+    even = plan(config, replace(rows, widest=rows.prompt + 16))
+    found = plan(config, rows)
+    assert found.memory["activations"] > 2 * even.memory["activations"]
+    assert found.flops == even.flops
 
 
 def test_an_adapter_keeps_little(config: TrainConfig) -> None:
@@ -148,6 +177,7 @@ def test_dry_run(
     assert main(command) == 0
     shown = capsys.readouterr().out
     assert f"{found['parameters']:,}" in shown
+    assert f"widest batch, {found['rows']['widest']:,} tokens a row" in shown
     assert ("the prompt's length is assumed" in shown) != known
     assert [p.name for p in tmp_path.iterdir()] == ["recipe.py"]
 

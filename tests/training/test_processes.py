@@ -16,7 +16,13 @@ from safetensors.torch import load_file
 import gesso
 from gesso.config import GenerationConfig, ModelConfig
 from gesso.model.lora import LoraConfig
-from gesso.training.config import ObjectiveConfig, OptimizerConfig, TrainConfig
+from gesso.training import trainer as trainer_module
+from gesso.training.config import (
+    EvaluationConfig,
+    ObjectiveConfig,
+    OptimizerConfig,
+    TrainConfig,
+)
 from gesso.training.processes import Processes
 from gesso.training.trainer import StepLog, Trainer
 from tests.conftest import TEXT
@@ -151,3 +157,11 @@ def test_refusals(
     monkeypatch.setattr(Processes, "join", lambda: Processes(0, 2))
     with pytest.raises(ValueError, match=message):
         Trainer(replace(recipe(), **options), tmp_path)
+
+
+def test_several_gpus_do_not_judge(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(Processes, "join", lambda: Processes(0, 2))
+    monkeypatch.setattr(trainer_module, "pick_device", lambda _: torch.device("cuda"))
+    judged = EvaluationConfig(task="brackets", every=2)
+    with pytest.raises(ValueError, match=r"evaluation: got 2 processes on GPUs.*; leave"):
+        Trainer(replace(recipe(), evaluation=judged), tmp_path)

@@ -4,8 +4,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
-from gesso.checkpoint import convert_checkpoint, read_config, resolve
+from gesso.checkpoint import convert_checkpoint, load_network, read_config, resolve
 from gesso.model.quantize import is_quantized
 from gesso.processor import Processor
 from gesso.training.config import OptimizerConfig
@@ -18,7 +19,7 @@ SHAPE = read_config(resolve("tiny"))
 def test_a_base_in_few_bits(tmp_path: Path) -> None:
     convert_checkpoint(resolve("tiny"), tmp_path / "few", quantize="fp8")
     config = replace(lora.recipe(), base=str(tmp_path / "few"))
-    network = start(config)
+    network = start(config).network
     assert is_quantized(network)
     trained = {name for name, p in network.named_parameters() if p.requires_grad}
     assert trained
@@ -32,7 +33,8 @@ def test_a_base_in_few_bits(tmp_path: Path) -> None:
 def test_a_base_on_shorter_canvases() -> None:
     """The checkpoint of the run says what it has learned."""
     config = replace(tiny.recipe(), base="tiny", model=replace(SHAPE, canvas_length=16))
-    assert start(config).config.canvas_length == skeleton(config).config.canvas_length == 16
+    assert start(config).network.config.canvas_length == 16
+    assert skeleton(config).config.canvas_length == 16
 
 
 @pytest.mark.parametrize("other", [
@@ -49,9 +51,20 @@ def test_a_base_of_another_shape(other: dict) -> None:
 def test_a_base_is_known_by_what_it_holds() -> None:
     """In whatever dtype and form; another one of the same shape is another."""
     config = lora.recipe()
-    one = fingerprint(start(config))
-    assert one == fingerprint(start(replace(config, dtype="bfloat16", quantize="nvfp4")))
-    assert one != fingerprint(start(replace(config, base="infill")))
+    one = start(config).base
+    assert one is not None
+    assert one == start(replace(config, dtype="bfloat16", quantize="nvfp4")).base
+    assert one != start(replace(config, base="infill")).base
+    assert start(replace(config, base=None, lora=None, model=shape_of(config))).base is None
+
+
+def test_every_tensor_of_a_base_counts() -> None:
+    network = load_network(resolve("tiny"), dtype=torch.float32)
+    seen = {fingerprint(network)}
+    for tensor in network.state_dict().values():
+        tensor += 1
+        seen.add(fingerprint(network))
+    assert len(seen) == 1 + len(network.state_dict())
 
 
 def test_a_tokenizer_of_something_else() -> None:

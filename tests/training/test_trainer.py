@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 import gesso
 from gesso.checkpoint import read_generation_config
 from gesso.config import GenerationConfig, ModelConfig
+from gesso.files import replacing, replacing_in
 from gesso.training import data as data_module
 from gesso.training import trainer as module
 from gesso.training.config import (
@@ -31,7 +33,7 @@ TINY = Path(gesso.__file__).parent / "assets" / "tiny"
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks of 4 batches: six steps reach into the second."""
-    monkeypatch.setattr(data_module, "_CHUNK_BATCHES", 4)
+    monkeypatch.setattr(data_module, "CHUNK_BATCHES", 4)
 
 
 @pytest.fixture
@@ -198,9 +200,48 @@ def test_another_recipe_is_refused(
     raw = config.model.to_json()
     raw["text_config"] |= text
     other = Trainer(replace(config, model=ModelConfig.parse(raw)), whole)
+    with pytest.raises(ValueError, match=r"model: got {'text_config': .* was begun with .*folder"):
+        other.resume()
+    assert other.step == 0
+    # Of an older run whose state does not say its shape, the weights do.
+    forget(whole, "model")
     with pytest.raises(ValueError, match=r"does not fit this recipe at .*another folder"):
         other.resume()
     assert other.step == 0
+
+
+def forget(folder: Path, *names: str) -> None:
+    """As a version that did not note these would have saved the state."""
+    path = folder / "state.safetensors"
+    with safe_open(path, framework="pt") as file:
+        noted = json.loads(file.metadata()["recipe"])
+    kept = {name: value for name, value in noted.items() if name not in names}
+    assert len(kept) == len(noted) - len(names)
+    save_file(load_file(path), path, metadata={"recipe": json.dumps(kept)})
+
+
+def test_a_shape_without_weights_of_its_own_is_another_run_s(
+    config: TrainConfig, whole: Path
+) -> None:
+    """A window, canvases: the state's tensors would fit."""
+    other = replace(config, model=replace(config.model, canvas_length=8))
+    message = r"model: got {'canvas_length': 8}, but .* was begun with {'canvas_length': 16}"
+    with pytest.raises(ValueError, match=message):
+        Trainer(other, whole).resume()
+    forget(whole, "model", "quantize", "base weights")
+    assert Trainer(config, whole).resume()
+
+
+def test_what_a_killed_save_left_is_removed(config: TrainConfig, tmp_path: Path) -> None:
+    (tmp_path / "checkpoint").mkdir()
+    left = [replacing(tmp_path / "state.safetensors"), replacing_in(tmp_path / "x", entries=())]
+    left.append(replacing_in(tmp_path / "checkpoint", entries=()))
+    paths = [manager.__enter__() for manager in left]
+    paths[0].write_text("half")
+    assert all(path.exists() for path in paths)
+    Trainer(replace(config, steps=1), tmp_path).run()
+    assert not any(path.exists() for path in paths)
+    assert_loads(config, tmp_path)
 
 
 # Fixed ones: how fast two sentences are learned by heart hangs on the sentences.

@@ -52,7 +52,14 @@ _PLAIN = {
     "layer_replication": None,
     "rank_pattern": {},
     "alpha_pattern": {},
+    "alora_invocation_tokens": None,
+    "use_qalora": False,
+    "use_bdlora": None,
+    "arrow_config": None,
+    "kasa_config": None,
 }
+# What PEFT may draw an adapter's factors from without changing the base under it.
+_INITS = (None, True, False, "gaussian", "eva", "orthogonal")
 
 
 class Factors(NamedTuple):
@@ -159,6 +166,11 @@ def _read_config(folder: Path) -> LoraConfig:
     for option, plain in _PLAIN.items():
         if (raw.get(option) or plain) != plain:
             raise ValueError(f"{file}: {option} is {raw[option]!r}; only plain LoRA is read")
+    if (init := raw.get("init_lora_weights")) not in _INITS:
+        raise ValueError(
+            f"{file}: init_lora_weights is {init!r}, which changes the base too; save the adapter "
+            "with PEFT's path_initial_model_for_weight_conversion, or train it from another init"
+        )
     with naming(file):
         rank = whole("r", raw.get("r"), low=1)
         alpha = number("lora_alpha", raw.get("lora_alpha"))

@@ -1,7 +1,7 @@
 """`gesso train`: run a recipe in a folder.
 
-A folder that holds a run is continued, never overwritten. `--resume` insists on a run to continue,
-`--fresh` on a folder without one.
+A folder that holds a run is continued, never overwritten; one whose state is gone is refused.
+`--resume` insists on a run to continue, `--fresh` on a folder without one.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ def add(commands: Commands, *, parents: Sequence[argparse.ArgumentParser]) -> No
         parents=parents,
         help="train from a recipe",
         allow_abbrev=False,
-        description="Train from a recipe. A folder that holds a run is continued; Ctrl-C saves.",
+        description="Train from a recipe. A folder that holds a run is continued, never "
+        "overwritten; Ctrl-C saves.",
     )
     parser.add_argument(
         "recipe",
@@ -66,7 +67,8 @@ def add(commands: Commands, *, parents: Sequence[argparse.ArgumentParser]) -> No
         type=named_path,
         metavar="PATH",
         help="what to train on in place of the recipe's tasks and data: a JSONL file, whose lines "
-        'hold "messages", or "prompt" and "completion"; or a folder of text files',
+        'hold "messages", or "prompt" and "completion"; a folder of them, or of text files. The '
+        "recipe's evaluation is kept if it is on a file",
     )
     parser.add_argument(
         "--skip-bad",
@@ -87,8 +89,11 @@ def run(args: argparse.Namespace) -> int:
     given = {name: getattr(args, name) for name in ("steps", "seed")}
     changes = {name: value for name, value in given.items() if value is not None}
     config = replace(load_recipe(args.recipe), **changes)
+    dropped = None
     if args.data is not None:
         config = replace(config, tasks={}, data={args.data: 1.0})
+        if config.evaluation is not None and not config.evaluation.task.endswith(".jsonl"):
+            dropped, config = config.evaluation.task, replace(config, evaluation=None)
     if args.skip_bad:
         config = replace(config, skip_bad=True)
     if args.dry_run:
@@ -101,6 +106,12 @@ def run(args: argparse.Namespace) -> int:
 
     trainer = Trainer(config, args.out)
     first = trainer.processes.first
+    if dropped is not None and first:
+        print(
+            f"--data: the recipe's evaluation on {dropped} is left out; give the recipe one whose "
+            "task is a .jsonl file to have this judged",
+            file=sys.stderr,
+        )
     for path, count in trainer.skipped.items():
         if count and first:
             print(f"{path}: left out {count:,} bad lines or files", file=sys.stderr)
@@ -116,6 +127,12 @@ def run(args: argparse.Namespace) -> int:
         return 0 if stopped_by == signal.SIGTERM else 128 + stopped_by
     if not first:
         return 0
+    if config.evaluation is not None and trainer.step < config.steps:
+        print(
+            f"ended at step {trainer.step:,} of {config.steps:,}: no better judgement in "
+            f"{config.evaluation.patience}",
+            file=sys.stderr,
+        )
     made = "checkpoint" if config.lora is None else "adapter"
     print(f"{made}: {args.out / made}")
     if config.evaluation is not None:
@@ -133,6 +150,8 @@ def _dry_run(config: TrainConfig, *, as_json: bool) -> int:
         from gesso.terminal.tables import print_plan
 
         print_plan(found)
+        widest = found["rows"]["widest"]
+        print(f"activations are those of a chunk's widest batch, {widest:,} tokens a row")
     return 0
 
 
@@ -183,18 +202,23 @@ def _path_and_name(recipe: str) -> tuple[Path, str]:
 
 def _check_folder(args: argparse.Namespace) -> None:
     state = "state.safetensors"
-    left = (state, "log.jsonl", "checkpoint", "adapter")
+    made = ("checkpoint", "adapter", "best-checkpoint", "best-adapter")
     if args.out.exists() and not args.out.is_dir():
         raise ValueError(f"--out: {args.out} is a file; give the name of a folder")
-    # A log without a line is of a run that never came to a step.
-    found = [path for name in left if (path := args.out / name).exists()]
-    if args.fresh and any(path.is_dir() or path.stat().st_size for path in found):
+    if args.resume and not (args.out / state).exists():
+        raise ValueError(f"{args.out}: holds no run to resume; drop --resume to begin one")
+    # A log alone is of a run that ended before it saved anything.
+    left = [name for name in made if (args.out / name).is_dir()]
+    if left and not (args.out / state).exists():
+        raise ValueError(
+            f"{args.out}: holds {', '.join(left)} of a run whose {state} is gone, and training "
+            "overwrites nothing; give another folder, or remove this one"
+        )
+    if args.fresh and (args.out / state).exists():
         raise ValueError(
             f"{args.out}: holds a run, and --fresh overwrites nothing; "
             "give another folder, remove this one, or drop --fresh to continue it"
         )
-    if args.resume and not (args.out / state).exists():
-        raise ValueError(f"{args.out}: holds no run to resume; drop --resume to begin one")
 
 
 def _train(trainer: Trainer) -> int | None:

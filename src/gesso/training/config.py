@@ -81,6 +81,11 @@ class ObjectiveConfig:
                 "unroll and leave_one_out: got both; the leave-one-out head needs the noise level "
                 "of every token, which a canvas of the model's own does not have: choose one"
             )
+        if self.slip and self.leave_one_out:
+            raise ValueError(
+                "slip and leave_one_out: got both; the leave-one-out head takes a token for the "
+                "answer's own or noise, and one that slipped is its neighbour's: choose one"
+            )
         if not 0.0 <= self.min_level < 0.5:
             raise ValueError(f"min_level: got {self.min_level}; expected 0 or more, below 0.5")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from typing import NamedTuple
 
 import torch
@@ -16,7 +17,8 @@ from torch import Tensor
 
 from gesso.training.sources import Row, Source
 
-_CHUNK_BATCHES = 32
+# Batches of a chunk.
+CHUNK_BATCHES = 32
 
 
 class Batch(NamedTuple):
@@ -54,7 +56,8 @@ def collate(rows: Sequence[Row], *, canvas_length: int, fill_id: int) -> Batch:
 
 
 class Batches:
-    """Batches of a mixture of sources, each with its share of the rows."""
+    """Batches of a mixture of sources, each with its share of the rows, over many chunks where a
+    chunk has no room for it."""
 
     def __init__(
         self,
@@ -65,7 +68,7 @@ class Batches:
         fill_id: int,
         seed: int,
     ) -> None:
-        self._counts = _apportion(shares, batch_size * _CHUNK_BATCHES)
+        self._shares = shares
         self._batch_size = batch_size
         self._canvas_length = canvas_length
         self._fill_id = fill_id
@@ -74,7 +77,7 @@ class Batches:
 
     def batch(self, step: int) -> Batch:
         """The batch of a step, always the same one."""
-        number, place = divmod(step, _CHUNK_BATCHES)
+        number, place = divmod(step, CHUNK_BATCHES)
         if self._chunk is None or self._chunk[0] != number:
             self._chunk = number, self._make_chunk(number)
         return collate(
@@ -82,10 +85,13 @@ class Batches:
         )
 
     def _make_chunk(self, number: int) -> list[list[Row]]:
+        size = self._batch_size * CHUNK_BATCHES
+        before, after = (_apportion(self._shares, size * n) for n in (number, number + 1))
         rows = [
             row
-            for source, count in self._counts.items()
-            for row in source.rows(number * count, count, seed=self._seed)
+            for source, first in before.items()
+            if (count := after[source] - first)
+            for row in source.rows(first, count, seed=self._seed)
         ]
         rows.sort(key=lambda row: (-(-len(row.answer) // self._canvas_length), len(row.prompt)))
         size = self._batch_size
@@ -95,15 +101,15 @@ class Batches:
 
 
 def _apportion(shares: Mapping[Source, float], rows: int) -> dict[Source, int]:
-    """So many rows of each source, by largest remainder, at least one of each where there is
-    room."""
-    total = sum(shares.values())
-    exact = {source: rows * share / total for source, share in shares.items()}
-    counts = {source: max(1, int(amount)) for source, amount in exact.items()}
-    by_remainder = sorted(exact, key=lambda source: counts[source] - exact[source])
-    for source in by_remainder[: max(0, rows - sum(counts.values()))]:
-        counts[source] += 1
-    while (over := sum(counts.values()) - rows) > 0:
-        largest = max(counts, key=lambda source: counts[source])
-        counts[largest] -= min(over, counts[largest])
-    return {source: count for source, count in counts.items() if count}
+    """How many of a run's first rows are each source's: with more rows never fewer of any (the
+    method of Sainte-Laguë: a source's row number a comes at (a + 1/2) / share)."""
+    total = sum(map(Fraction, shares.values()))
+    # Exact, for rows that come at the same place must not change their order.
+    exact = {source: Fraction(share) / total for source, share in shares.items()}
+    half = Fraction(1, 2)
+    # So early all of them together have at most `rows`, and at most one each too few.
+    early = max(Fraction(0), rows - len(exact) * half)
+    counts = {source: int(share * early + half) for source, share in exact.items()}
+    while sum(counts.values()) < rows:
+        counts[min(exact, key=lambda source: (counts[source] + half) / exact[source])] += 1
+    return counts

@@ -1,9 +1,10 @@
-"""A folder of text files to rows, for continued training: the model learns how the texts go on.
+"""A folder to rows. Of text files, for continued training: the model learns how the texts go on.
 
     file      t0 t1 t2 …                                              <eos>
     rows      [<bos> : first piece], [<bos> text before : next piece], …
 
 A piece is so many whole canvases, so that none but a file's last is filled with the end token.
+JSONL files are examples, as one of them alone is.
 """
 
 from __future__ import annotations
@@ -47,20 +48,29 @@ def read_folder(
     longest: int,
     skip_bad: bool = False,
 ) -> Rows:
-    """All rows of the folder's files and its folders' files, in the order of their names.
+    """All rows of the folder's files and its folders' files, in the order of their names: examples
+    where all of them are .jsonl, else pieces of their text.
 
     Names that begin with a dot are passed over, and so are empty files. longest: most tokens of a
-    row. ValueError: nothing to read, or files that are not UTF-8 text, by name; with skip_bad
-    these are left out and counted.
+    row. ValueError: nothing to read, .jsonl files beside others, or files that are not UTF-8 text,
+    or lines that are no examples, by name; with skip_bad these are left out and counted.
     """
+    files = (path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file())
+    names = [name for name in files if not any(part.startswith(".") for part in name.parts)]
+    examples = [name for name in names if name.suffix == ".jsonl"]
+    if examples and len(examples) == len(names):
+        return read_jsonl(folder, processor, longest=longest, skip_bad=skip_bad, within=names)
+    if examples:
+        other = next(name for name in names if name not in examples)
+        raise ValueError(
+            f"{folder}: holds examples ({examples[0]}) beside other files ({other}); give a folder "
+            "of .jsonl files alone, or of texts alone"
+        )
     rows: list[Row] = []
     bad: list[str] = []
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder)
-        if not path.is_file() or any(part.startswith(".") for part in name.parts):
-            continue
+    for name in names:
         try:
-            text = path.read_text(encoding="utf-8")
+            text = (folder / name).read_text(encoding="utf-8")
         except UnicodeDecodeError:
             bad.append(f"{name}: not UTF-8 text")
             continue

@@ -4,7 +4,7 @@ Face dataset for one. All are read before training starts, and every bad one is 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,13 +20,26 @@ class Rows(NamedTuple):
     skipped: int
 
 
-def read_jsonl(path: Path, processor: Processor, *, longest: int, skip_bad: bool = False) -> Rows:
-    """All rows of a file (`gesso.tasks.jsonl`), in order. longest: most tokens of a row.
+def read_jsonl(
+    path: Path,
+    processor: Processor,
+    *,
+    longest: int,
+    skip_bad: bool = False,
+    within: Sequence[str | Path] = (),
+) -> Rows:
+    """All rows of a file (`gesso.tasks.jsonl`), or of the files of those names `within` a folder,
+    in order. longest: most tokens of a row.
 
-    ValueError: no such file, nothing in it, or bad lines, by number; with skip_bad they are left
+    ValueError: no such file, nothing to read, or bad lines, by number; with skip_bad they are left
     out and counted.
     """
-    rows, bad = read_lines(path, lambda record, _: _rows(record, processor, longest))
+    rows: list[Row] = []
+    bad: list[str] = []
+    for name in within or ("",):
+        found, wrong = read_lines(path / name, lambda record, _: _rows(record, processor, longest))
+        rows += found
+        bad += [f"{name}: {line}" if name else line for line in wrong]
     report_bad(str(path), "lines", bad, skip_bad=skip_bad, found=len(rows))
     return Rows(rows, len(bad))
 

@@ -8,7 +8,7 @@ as the operator that keeps its weights; a fused one keeps less.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,11 +22,11 @@ from gesso.model.network import Network, parameter_count
 from gesso.model.quantize import stored_bytes
 from gesso.processor import Processor
 from gesso.training.config import ObjectiveConfig, TrainConfig
+from gesso.training.data import CHUNK_BATCHES
 from gesso.training.mixture import mix
 from gesso.training.start import shape_of, skeleton, working_dtype
+from gesso.training.weights import names_by_muon
 
-# How many batches are looked at for the length of a row.
-_BATCHES = 8
 # The length of a prompt, in tokens, where the tokenizer cannot be had.
 _UNKNOWN_PROMPT = 256
 # Logits of an unscored pass, their tempered copy, log-probabilities and probabilities.
@@ -35,11 +35,13 @@ _LOGITS = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
-    """Of a batch: prompt tokens, and canvases of the answer, of a row."""
+    """Of a batch: prompt tokens, and canvases of the answer, of its mean row; and the tokens of a
+    row of the widest one, padding among them."""
 
     count: int
     prompt: int
     canvases: int
+    widest: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,40 +56,47 @@ class Plan:
 
 
 def rows_of(config: TrainConfig, processor: Processor) -> Rows:
-    """The mean row of the first batches."""
+    """Those of the first chunk: rows are sorted by length within one, so it has batches of all
+    widths."""
     data = mix(config, processor, shape_of(config)).batches
-    batches = [data.batch(step) for step in range(_BATCHES)]
+    batches = [data.batch(step) for step in range(CHUNK_BATCHES)]
     count = sum(len(batch.ids) for batch in batches)
     prompt, canvases = (
         -(-int(sum(lengths.sum() for lengths in column)) // count)
         for column in ([b.prompt_length for b in batches], [b.canvases for b in batches])
     )
-    return Rows(count=config.batch_size, prompt=prompt, canvases=canvases)
+    widest = max(batch.ids.shape[1] for batch in batches)
+    return Rows(count=config.batch_size, prompt=prompt, canvases=canvases, widest=widest)
 
 
 def plan(config: TrainConfig, rows: Rows, *, processes: int = 1) -> Plan:
-    """For batches of such rows, without the weights."""
+    """Without the weights: the arithmetic of the mean rows, the memory of the widest batch."""
     dtype = working_dtype(config)
     with torch.device("meta"):
         parameters = parameter_count(Network(shape_of(config)))
     network = skeleton(config)
     network.checkpoint_activations = config.checkpoint_activations
-    trained = [p for p in network.parameters() if p.requires_grad]
+    trained = {name: p for name, p in network.named_parameters() if p.requires_grad}
     part = -(-rows.count // (processes * config.accumulate))
-    step = _run(network, config.objective, replace(rows, count=part))
+    length = network.config.canvas_length
+    mean = rows.prompt + rows.canvases * length
+    step, largest = (
+        _run(network, config.objective, count=part, width=width) for width in (mean, rows.widest)
+    )
     parts = rows.count / part
-    elements, width = sum(p.numel() for p in trained), dtype.itemsize
-    moments = 1 if config.optimizer.method == "muon" else 2
-    canvas = network.config.canvas_length * network.config.text.vocab_size
+    elements, width = sum(p.numel() for p in trained.values()), dtype.itemsize
+    # AdamW has two moments of a parameter, Muon one.
+    alone = sum(trained[name].numel() for name in names_by_muon(trained, config.optimizer))
+    canvas = length * network.config.text.vocab_size
     looks = bool(config.objective.draws and config.objective.self_conditioning)
     memory = {
         "weights": stored_bytes(network) // processes,
         # The layer at work, the one fetched ahead, and what lies outside of layers.
         "weights fetched": _fetched(network, width) if processes > 1 else 0,
         "gradients": elements * (width + 4) // processes,
-        "masters, average, moments": elements * 4 * (2 + moments) // processes,
-        "activations": step.kept,
-        "one layer again": step.layer if config.checkpoint_activations else 0,
+        "masters, average, moments": 4 * (4 * elements - alone) // processes,
+        "activations": largest.kept,
+        "one layer again": largest.layer if config.checkpoint_activations else 0,
         "logits": looks * _LOGITS * 4 * part * canvas,
     }
     # What is not taken of the candidates has been encoded too.
@@ -106,7 +115,8 @@ def report(config: TrainConfig) -> dict[str, Any]:
     try:
         folder = resolve(config.processor, weights=False)
     except ValueError as error:
-        rows = Rows(count=config.batch_size, prompt=_UNKNOWN_PROMPT, canvases=1)
+        widest = _UNKNOWN_PROMPT + shape_of(config).canvas_length
+        rows = Rows(count=config.batch_size, prompt=_UNKNOWN_PROMPT, canvases=1, widest=widest)
         assumed = str(error)
     else:
         rows = rows_of(config, Processor.load(folder))
@@ -153,22 +163,22 @@ class _Step:
     encoding: int
 
 
-def _run(network: Network, objective: ObjectiveConfig, rows: Rows) -> _Step:
-    """A step's passes over such rows, forward and back."""
+def _run(network: Network, objective: ObjectiveConfig, *, count: int, width: int) -> _Step:
+    """A step's passes over rows of so many tokens, forward and back."""
     length = network.config.canvas_length
-    ids = torch.zeros(rows.count, rows.prompt + rows.canvases * length, dtype=torch.int64)
-    canvas = torch.zeros(rows.count, length, dtype=torch.int64)
+    ids = torch.zeros(count, width, dtype=torch.int64)
+    canvas = torch.zeros(count, length, dtype=torch.int64)
     ids, canvas = ids.to("meta"), canvas.to("meta")
-    starts = torch.zeros(rows.count, dtype=torch.int64, device="meta")
+    starts = torch.zeros(count, dtype=torch.int64, device="meta")
     positions = starts[:, None] + torch.arange(length, device="meta")
     again = network.checkpoint_activations
     saved = _Saved(network)
     with _flops() as counter, torch.no_grad():
-        network.encode(ids, cache=network.new_cache(batch_size=rows.count, trim=False))
+        network.encode(ids, cache=network.new_cache(batch_size=count, trim=False))
         encoding = counter.get_total_flops()
     with _flops() as counter:
         with saved:
-            cache = network.new_cache(batch_size=rows.count, trim=False)
+            cache = network.new_cache(batch_size=count, trim=False)
             hidden = network.encode(ids, cache=cache)
             loss = objective.causal_weight * _scored(network, hidden)
             for _ in range(objective.draws):
@@ -189,7 +199,7 @@ def _run(network: Network, objective: ObjectiveConfig, rows: Rows) -> _Step:
         network.checkpoint_activations = False
         saved = _Saved(network)
         with saved:
-            network.encode(ids, cache=network.new_cache(batch_size=rows.count, trim=False))
+            network.encode(ids, cache=network.new_cache(batch_size=count, trim=False))
         layer = saved.bytes // network.config.text.num_layers
         network.checkpoint_activations = True
     flops = trained + int(looks * counter.get_total_flops())

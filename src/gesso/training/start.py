@@ -7,6 +7,7 @@ import itertools
 from dataclasses import fields, replace
 from hashlib import blake2b
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -23,12 +24,20 @@ from gesso.processor import Processor, Tokenizer
 from gesso.training.config import TrainConfig
 
 
-def start(config: TrainConfig) -> Network:
+class Start(NamedTuple):
+    """The network, and its base's fingerprint where it has one."""
+
+    network: Network
+    base: str | None
+
+
+def start(config: TrainConfig) -> Start:
     """Random, or the base's weights, with the adapter and in the form that the recipe asks for."""
     dtype, device = working_dtype(config), pick_device(config.device)
     if config.base is None:
         assert config.model is not None
-        return new_network(config.model, seed=config.seed).to(device=device, dtype=dtype)
+        network = new_network(config.model, seed=config.seed).to(device=device, dtype=dtype)
+        return Start(network, None)
     if config.model is not None:
         _check_shape(config.base, config.model)
     if config.lora is None and base_in_few_bits(config):
@@ -39,8 +48,9 @@ def start(config: TrainConfig) -> Network:
     network = load_network(resolve(config.base), dtype=dtype, device=device)
     if config.model is not None:
         network.config = replace(network.config, canvas_length=config.model.canvas_length)
+    base = fingerprint(network)
     _prepare(network, config)
-    return network
+    return Start(network, base)
 
 
 def skeleton(config: TrainConfig) -> Network:
@@ -81,11 +91,15 @@ def shape_of(config: TrainConfig) -> ModelConfig:
 
 
 def fingerprint(network: Network) -> str:
-    """The same for the same base, in whatever dtype it is held: of what no format makes narrow."""
+    """The same for the same base, in whatever dtype it is held: of a row in the middle of each of
+    its tensors."""
     known = blake2b(digest_size=8)
-    for tensor in (network.norm.weight, network.embed.weight[:8]):
-        assert isinstance(tensor, torch.Tensor)
-        known.update(tensor.detach().bfloat16().view(torch.int16).cpu().numpy().tobytes())
+    for name, tensor in sorted(network.state_dict().items()):
+        rows = tensor.reshape(-1, tensor.shape[-1]) if tensor.dim() > 1 else tensor.reshape(1, -1)
+        row = rows[len(rows) // 2]
+        # Of weights in few bits it is what is stored that is compared.
+        row = row.bfloat16() if row.is_floating_point() and row.itemsize > 1 else row
+        known.update(name.encode() + row.cpu().view(torch.uint8).numpy().tobytes())
     return known.hexdigest()
 
 

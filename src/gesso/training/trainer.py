@@ -9,22 +9,24 @@ from __future__ import annotations
 import copy
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from gesso.checkpoint import resolve, save_adapter, save_checkpoint
+from gesso.environment import pick_device
 from gesso.files import locked, make_folder, replacing
 from gesso.model.network import Network
 from gesso.processor import Processor
 from gesso.training.config import TrainConfig
 from gesso.training.data import Batch
+from gesso.training.identity import check_same, identity
 from gesso.training.judge import Judge
 from gesso.training.logs import Board, summary_writer, truncate_log
 from gesso.training.mixture import mix
@@ -41,7 +43,6 @@ from gesso.training.sharding import Sharding
 from gesso.training.start import (
     base_in_few_bits,
     check_tokenizer,
-    fingerprint,
     generation_of,
     hollow,
     shape_of,
@@ -49,10 +50,10 @@ from gesso.training.start import (
 )
 from gesso.training.weights import MasterWeights, learning_rate
 
-# What makes a run the run that it is, so that no other one goes on from its state; beside it what
-# its data and its base hold. Where these lie, and how the work is cut up, may differ from machine
-# to machine.
-_IDENTITY = ("seed", "tasks", "batch_size", "candidates", "objective", "optimizer", "lora")
+# Half-written files and folders of `gesso.files`, which stay when the process is killed.
+_LEFTOVERS = (
+    "*.tmp-????????.*", ".partial-*", "*checkpoint/.partial-*", "*adapter/.partial-*"
+)  # fmt: skip
 
 
 class StepLog(NamedTuple):
@@ -83,15 +84,15 @@ class Trainer:
         self.processor = Processor.load(self._processor_folder)
         shape = shape_of(config)
         check_tokenizer(config, self.processor, shape)
-        self._data, self.skipped, self._seen = mix(config, self.processor, shape)
+        self._data, self.skipped, seen = mix(config, self.processor, shape)
+        self._generation = generation_of(config)
         self._judge = Judge(config.evaluation, folder) if config.evaluation else None
         if self._judge is not None:
-            self._judge.check(self.processor, longest=shape.text.max_position_embeddings)
-        self._generation = generation_of(config)
+            self._judge.check(self.processor, model=shape, generation=self._generation)
         torch.manual_seed(config.seed)
         # From here on a mistake would cost the reading of the weights.
-        self.network = start(config)
-        self._base = None if config.base is None else fingerprint(self.network)
+        self.network, base = start(config)
+        self._identity = identity(config, shape, data=seen, base=base)
         self._hollow = hollow(self.network)
         self.network.checkpoint_activations = config.checkpoint_activations
         self._sharding = Sharding(
@@ -105,7 +106,7 @@ class Trainer:
     def resume(self) -> bool:
         """Continue from the folder's saved state; False when there is none.
 
-        ValueError when it is a run of another recipe, seed, data or base, or a broken file.
+        ValueError when it is a run of another recipe, seed, data, shape or base, or a broken file.
         """
         path = self.folder / "state.safetensors"
         if not path.exists():
@@ -116,19 +117,9 @@ class Trainer:
                 tensors = {name: file.get_tensor(name) for name in file.offset_keys()}
         except SafetensorError as error:
             raise ValueError(
-                f"{path}: not whole ({error}); remove it to begin anew, or choose another folder"
+                f"{path}: not whole ({error}); remove the folder to begin anew, or choose another"
             ) from None
-        for name, value in self._identity().items():
-            if name in begun and begun[name] != value:
-                if name in ("data", "base"):
-                    raise ValueError(
-                        f"{name}: not what {self.folder} was begun with; "
-                        "give the same again, or choose another folder"
-                    )
-                raise ValueError(
-                    f"{name}: got {value}, but {self.folder} was begun with {begun[name]}; "
-                    "resume with that, or choose another folder"
-                )
+        check_same(self._identity, begun, self.folder)
         step = int(tensors.pop("steps_done"))
         self._weights.load_state(tensors)
         self.step = step
@@ -142,6 +133,7 @@ class Trainer:
             return
         make_folder(self.folder)
         with locked(self.folder):
+            _remove_leftovers(self.folder)
             self._run(on_step)
 
     def _run(self, on_step: Callable[[StepLog], None]) -> None:
@@ -179,17 +171,26 @@ class Trainer:
 
     def _evaluate(self, judge: Judge) -> None:
         network = self._averaged()
-        best = network is not None and judge(
-            network, self.processor, self._generation, step=self.step
-        )
-        if self.processes.from_first(best):
+        best = False
+        error: Exception | None = None
+        if network is not None:
+            try:
+                best = judge(network, self.processor, self._generation, step=self.step)
+            except Exception as caught:
+                error = caught
+        best, failed = self.processes.from_first((best, error is not None))
+        if failed:
+            # What was trained is not lost with its judgement; and all save, whoever judged.
+            self.save()
+            raise error or RuntimeError("the first process could not judge, and says why")
+        if best:
             self._ship("best-")
 
     def save(self) -> None:
         """Write the state to resume from, then the averaged weights: a checkpoint, or an adapter
         when it is one that is trained; and the plot of it all."""
         state = self._weights.state() | {"steps_done": torch.tensor(self.step)}
-        recipe = {"recipe": json.dumps(self._identity())}
+        recipe = {"recipe": json.dumps(self._identity)}
         if self.processes.first:
             make_folder(self.folder)
             with replacing(self.folder / "state.safetensors") as path:
@@ -197,14 +198,6 @@ class Trainer:
         self._ship()
         if self.processes.first:
             plot_run(self.folder)
-
-    def _identity(self) -> dict[str, Any]:
-        """By name, as JSON gives it back."""
-        values = {name: getattr(self.config, name) for name in _IDENTITY}
-        values["tasks"] = dict(self.config.tasks)
-        values |= {"data": self._seen, "base": self._base}
-        found: dict[str, Any] = json.loads(json.dumps(values, default=asdict))
-        return found
 
     def _ship(self, prefix: str = "") -> None:
         if self.config.lora is not None:
@@ -319,6 +312,15 @@ class Trainer:
         )
 
 
+def _remove_leftovers(folder: Path) -> None:
+    """For who holds the folder's lock: nobody is writing them."""
+    for path in [path for pattern in _LEFTOVERS for path in folder.glob(pattern)]:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
 def _check_processes(config: TrainConfig, processes: Processes) -> None:
     if processes.size == 1:
         return
@@ -336,4 +338,9 @@ def _check_processes(config: TrainConfig, processes: Processes) -> None:
         raise ValueError(
             "base: weights in few bits are not sharded over processes yet; "
             "begin from wide ones and leave quantize out, or use one process"
+        )
+    if config.evaluation is not None and pick_device(config.device).type == "cuda":
+        raise ValueError(
+            f"evaluation: got {processes.size} processes on GPUs, whose weights are made whole on "
+            "the CPU and not judged there yet; leave evaluation out, or use one process"
         )

@@ -154,12 +154,7 @@ def _optimizers(masters: Mapping[str, Tensor], config: OptimizerConfig) -> list[
 
     Weights of two dimensions or more are decayed; norms and scales are not.
     """
-    linear = {
-        name
-        for name, m in masters.items()
-        if m.dim() > 1 and not any(word in name for word in _NOT_LINEAR)
-    }
-    by_muon = linear if config.method == "muon" else set()
+    by_muon = names_by_muon(masters, config)
     rest = [m for name, m in masters.items() if name not in by_muon]
     groups = [
         {"params": [m for m in rest if m.dim() > 1], "weight_decay": config.weight_decay},
@@ -178,6 +173,17 @@ def _optimizers(masters: Mapping[str, Tensor], config: OptimizerConfig) -> list[
             )
         )
     return optimizers
+
+
+def names_by_muon(trained: Mapping[str, Tensor], config: OptimizerConfig) -> set[str]:
+    """Of the parameters by name, those that Muon has; AdamW has the others."""
+    if config.method != "muon":
+        return set()
+    return {
+        name
+        for name, tensor in trained.items()
+        if tensor.dim() > 1 and not any(word in name for word in _NOT_LINEAR)
+    }
 
 
 def learning_rate(config: OptimizerConfig, step: int, total_steps: int) -> float:
