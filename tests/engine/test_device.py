@@ -54,6 +54,22 @@ def test_every_request_gets_what_it_gets_alone(
     assert together(engine, schedule) == [alone(dg, one) for one in schedule]
 
 
+def test_an_interruption_leaves_no_slot_taken(
+    dg: DiffusionGemma, device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = plan([0, 1], max_new_tokens=2, max_denoising_steps=2, ignore_stop_tokens=True)
+    engine = make_engine(dg, device, rows=1)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(DeviceSteps, "_run", interrupt)
+        together(engine, [one])
+    assert [event.result.finish_reason for event in engine.run()] == ["cancelled"]
+    assert together(engine, [one]) == [alone(dg, one)]
+
+
+def interrupt(*args: object) -> None:
+    raise KeyboardInterrupt
+
+
 @pytest.mark.parametrize("scheme", sorted(SCHEMES))
 def test_weights_in_few_bits(dg: DiffusionGemma, device: torch.device, scheme: str) -> None:
     """The readable network makes them wide first."""
