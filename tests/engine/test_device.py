@@ -59,9 +59,10 @@ def test_an_interruption_leaves_no_slot_taken(
 ) -> None:
     one = plan([0, 1], max_new_tokens=2, max_denoising_steps=2, ignore_stop_tokens=True)
     engine = make_engine(dg, device, rows=1)
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(DeviceSteps, "_run", interrupt)
-        together(engine, [one])
+        with pytest.raises(KeyboardInterrupt):
+            together(engine, [one])
     assert [event.result.finish_reason for event in engine.run()] == ["cancelled"]
     assert together(engine, [one]) == [alone(dg, one)]
 
