@@ -69,6 +69,16 @@ def replacing_in(
     partial.rmdir()
 
 
+def remove_leftovers(folder: Path) -> None:
+    """What `replacing` and `replacing_in` left in the folder when the process was killed. For who
+    knows that nobody is writing there, and that nothing is lost with it: a folder that was about to
+    take its target's place may be the only whole one."""
+    for path in folder.glob(".partial-*"):
+        shutil.rmtree(path)
+    for path in folder.glob("*.tmp-????????*"):
+        path.unlink()
+
+
 def make_folder(folder: Path) -> None:
     """With those above it, where it is not there. ValueError: it cannot be."""
     try:

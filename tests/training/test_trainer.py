@@ -234,6 +234,9 @@ def test_a_shape_without_weights_of_its_own_is_another_run_s(
 
 def test_what_a_killed_save_left_is_removed(config: TrainConfig, tmp_path: Path) -> None:
     (tmp_path / "checkpoint").mkdir()
+    (tmp_path / "best-checkpoint").mkdir()
+    kept = replacing_in(tmp_path / "best-checkpoint", entries=())
+    best = kept.__enter__()
     left = [replacing(tmp_path / "state.safetensors"), replacing_in(tmp_path / "x", entries=())]
     left.append(replacing_in(tmp_path / "checkpoint", entries=()))
     paths = [manager.__enter__() for manager in left]
@@ -241,6 +244,7 @@ def test_what_a_killed_save_left_is_removed(config: TrainConfig, tmp_path: Path)
     assert all(path.exists() for path in paths)
     Trainer(replace(config, steps=1), tmp_path).run()
     assert not any(path.exists() for path in paths)
+    assert best.exists()  # it may be all that is whole of them
     assert_loads(config, tmp_path)
 
 

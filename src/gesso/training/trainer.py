@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import json
 import os
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +20,7 @@ from safetensors.torch import save_file
 
 from gesso.checkpoint import resolve, save_adapter, save_checkpoint
 from gesso.environment import pick_device
-from gesso.files import locked, make_folder, replacing
+from gesso.files import locked, make_folder, remove_leftovers, replacing
 from gesso.model.network import Network
 from gesso.processor import Processor
 from gesso.training.config import TrainConfig
@@ -49,11 +48,6 @@ from gesso.training.start import (
     start,
 )
 from gesso.training.weights import MasterWeights, learning_rate
-
-# Half-written files and folders of `gesso.files`, which stay when the process is killed.
-_LEFTOVERS = (
-    "*.tmp-????????.*", ".partial-*", "*checkpoint/.partial-*", "*adapter/.partial-*"
-)  # fmt: skip
 
 
 class StepLog(NamedTuple):
@@ -133,7 +127,9 @@ class Trainer:
             return
         make_folder(self.folder)
         with locked(self.folder):
-            _remove_leftovers(self.folder)
+            # What the next save makes anew. In a best- folder it may be all that is whole.
+            for part in (self.folder, *(self.folder / name for name in ("checkpoint", "adapter"))):
+                remove_leftovers(part)
             self._run(on_step)
 
     def _run(self, on_step: Callable[[StepLog], None]) -> None:
@@ -310,15 +306,6 @@ class Trainer:
             f"the loss is not finite at step {self.step}; its batch is in {path}; "
             "a lower learning rate or a longer warm-up is the usual mend"
         )
-
-
-def _remove_leftovers(folder: Path) -> None:
-    """For who holds the folder's lock: nobody is writing them."""
-    for path in [path for pattern in _LEFTOVERS for path in folder.glob(pattern)]:
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
 
 
 def _check_processes(config: TrainConfig, processes: Processes) -> None:
