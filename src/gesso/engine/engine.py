@@ -12,8 +12,6 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
-from statistics import median
 from typing import Any
 
 import torch
@@ -24,6 +22,7 @@ from gesso.diffusion.loop import Policy, StepOutput
 from gesso.engine.admission import Admission, Waiting
 from gesso.engine.choice import make_stepper
 from gesso.engine.memory import plan_memory
+from gesso.engine.pace import Pace
 from gesso.engine.prefix import PrefixCache
 from gesso.engine.row import Row
 from gesso.engine.stepper import Stepper
@@ -35,12 +34,6 @@ from gesso.generation.model import DiffusionGemma, Prompt
 from gesso.generation.request import Request
 from gesso.generation.verify import Verification
 from gesso.values import whole
-
-# Steps of late whose time tells what the next will take; of fewer than `_TIMED` nothing is known,
-# for the first ones compile and record.
-_LATE, _TIMED = 16, 4
-# A step that takes so many times the fastest was held up by something else.
-_HELD_UP = 4
 
 
 class Engine:
@@ -78,7 +71,7 @@ class Engine:
         self._rows: list[Row] = []
         self._events: deque[CanvasEvent] = deque()  # that nobody has been given yet
         self._submitted = 0
-        self._seconds: deque[float] = deque(maxlen=_LATE)
+        self._pace = Pace()
 
     @property
     def idle(self) -> bool:
@@ -291,7 +284,7 @@ class Engine:
         outputs = list(self._stepper.step(rows))
         if self.model.network.device.type == "cuda":
             torch.cuda.synchronize(self.model.network.device)  # what follows waits for it anyway
-        self._seconds.append(time.perf_counter() - started)
+        self._pace.took(time.perf_counter() - started)
         for row, output in outputs:
             self._events += self._follow(row, output)
 
@@ -345,11 +338,5 @@ class Engine:
         return events
 
     def _fitted(self, row: Row) -> Policy:
-        """The policy of the next canvas: with a time budget, of as many steps as there is time
-        for, so that its temperature has come down when the time is over."""
-        policy, left = row.request.policy, row.answer.time_left()
-        if left is None or len(self._seconds) < _TIMED:
-            return policy
-        fastest = min(self._seconds)
-        usual = median(spent for spent in self._seconds if spent <= _HELD_UP * fastest)
-        return replace(policy, steps=min(policy.steps, max(1, int(left / usual))))
+        """The policy of the row's next canvas."""
+        return self._pace.fitted(row.request.policy, row.answer.time_left())
