@@ -2,13 +2,14 @@
 
 The floor is the time in which the step's weights and cached columns can be read once, at the
 bandwidth that a large copy reaches here and now. Random weights will do: nothing about a step's
-work hangs on them but which experts are asked, and how many were is reported.
+work hangs on them but which experts are asked; how many were is reported, and they alone count.
 """
 
 from __future__ import annotations
 
 import statistics
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
@@ -29,14 +30,16 @@ from gesso.environment import environment
 from gesso.generation.answer import Answer
 from gesso.generation.model import DiffusionGemma
 from gesso.generation.request import Parameters, make_request
-from gesso.model.moe import Router
+from gesso.model.moe import Experts, Router
 from gesso.model.network import Network
 from gesso.model.quantize import stored_bytes
 from gesso.processor import Processor
+from gesso.quant import QuantExperts
 
 # Published settings by name: one user, 1,024 random tokens in and out, 16 fixed steps a canvas,
 # stop ids ignored, prefill left out.
 PROTOCOLS = {"vllm-2026-06": dict(rows=1, context=1024, steps=16, canvases=4)}
+_EXPERTS = (Experts, QuantExperts)
 # Names of a breakdown; what is below them is one entry.
 _NAMED = 12
 
@@ -95,7 +98,8 @@ def measure_step(
                 found.append(one)
         on_round(done, work.rounds)
     median = statistics.median(found.step for found in passes)
-    floor = _floor(network, work.rows, work.context)
+    touched = _experts_touched(network, at_work)
+    floor = _floor(network, work.rows, work.context, touched)
     tokens = work.rows * work.canvases * network.config.canvas_length
     whole = joined or passes
     for row in at_work:
@@ -114,7 +118,7 @@ def measure_step(
         "ms_per_commit_apart": statistics.median(found.commit for found in passes) * 1e3,
         **floor,
         "over_floor": median * 1e3 / floor["floor_ms"],
-        "experts_touched": _experts_touched(network, at_work[0]),
+        "experts_touched": touched,
         "breakdown": _breakdown(network, stepper, at_work),
         "environment": environment(),
     }
@@ -213,12 +217,14 @@ def wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _floor(network: Network, rows: int, context: int) -> dict[str, float]:
-    """bytes: what a step cannot help but read, the head's weights once more for the soft
-    embedding. floor_ms: at the bandwidth of a large copy."""
+def _floor(network: Network, rows: int, context: int, touched: float) -> dict[str, float]:
+    """bytes: what a step cannot help but read, of the experts the touched ones and the head's
+    weights once more for the soft embedding. floor_ms: at the bandwidth of a large copy."""
     vision = [part for part in (network.vision, network.projector) if part is not None]
     weights = stored_bytes(network) - sum(map(stored_bytes, vision))
     weights += stored_bytes(network.embed)
+    experts = sum(stored_bytes(m) for m in network.modules() if isinstance(m, _EXPERTS))
+    weights -= round(experts * (1 - touched / network.config.text.num_experts))
     read = weights + rows * network.cache_bytes(context)
     bandwidth = _copy_bandwidth(network.device)
     return dict(bytes=read, bytes_per_second=bandwidth, floor_ms=read / bandwidth * 1e3)
@@ -241,18 +247,20 @@ def _copy_bandwidth(device: torch.device) -> float:
 
 
 @torch.inference_mode()
-def _experts_touched(network: Network, row: Row) -> float:
-    """Of a layer's experts, how many one canvas asks; the mean over the layers."""
-    counts: list[int] = []
+def _experts_touched(network: Network, rows: list[Row]) -> float:
+    """Of a layer's experts, how many the rows' canvases ask between them; the mean over the
+    layers."""
+    asked: dict[nn.Module, set[int]] = defaultdict(set)
 
-    def count(module: nn.Module, inputs: Any, output: tuple[Tensor, Tensor]) -> None:
-        counts.append(len(output[0].unique()))
+    def note(module: nn.Module, inputs: Any, output: tuple[Tensor, Tensor]) -> None:
+        asked[module].update(output[0].unique().tolist())
 
-    hooks = [m.register_forward_hook(count) for m in network.modules() if isinstance(m, Router)]
-    network.denoise_hidden(row.draws.initial(0), cache=row.cache)
+    hooks = [m.register_forward_hook(note) for m in network.modules() if isinstance(m, Router)]
+    for row in rows:
+        network.denoise_hidden(row.draws.initial(0), cache=row.cache)
     for hook in hooks:
         hook.remove()
-    return statistics.mean(counts)
+    return statistics.mean(map(len, asked.values()))
 
 
 @torch.inference_mode()
