@@ -33,6 +33,26 @@ def test_there_and_back(raw_config: RawConfig, vision: bool) -> None:
     assert ModelConfig.parse(json.loads(json.dumps(config.to_json()))) == config
 
 
+ROPES = [
+    dict(rope_type="default", rope_theta=1e4),
+    dict(rope_type="proportional", rope_theta=1e4, partial_rotary_factor=0.5),
+    dict(rope_type="proportional", rope_theta=1e6, partial_rotary_factor=0.25, factor=8.0),
+    dict(rope_type="proportional", rope_theta=1e6, partial_rotary_factor=1.0, factor=2.0),
+]
+
+
+@pytest.mark.parametrize("kind", ["sliding_attention", "full_attention"])
+@pytest.mark.parametrize("rope", ROPES, ids=str)
+def test_rotations_are_written_as_they_were_read(
+    raw_config: RawConfig, kind: str, rope: dict[str, Any]
+) -> None:
+    raw = raw_config()
+    raw["text_config"]["rope_parameters"][kind] = rope
+    config = ModelConfig.parse(raw)
+    assert config.to_json()["text_config"]["rope_parameters"][kind] == rope
+    assert ModelConfig.parse(config.to_json()) == config
+
+
 def test_keys_that_do_not_matter_are_read_past(raw_config: RawConfig) -> None:
     raw = raw_config() | {"transformers_version": "9", "vision_soft_tokens_per_image": 280}
     assert ModelConfig.parse(raw) == ModelConfig.parse(raw_config())
@@ -131,6 +151,32 @@ def test_unknown_kinds(raw_config: RawConfig) -> None:
     rope = dict(sliding_attention=dict(rope_type="yarn", rope_theta=1.0))
     with pytest.raises(ValueError, match="sliding_attention: rope_type 'yarn' is not one"):
         ModelConfig.parse(raw_config(rope_parameters=rope))
+
+
+@pytest.mark.parametrize(
+    ("rope", "message"),
+    [
+        (dict(type="yarn"), "rope_type 'yarn' is not one .* expected default or proportional"),
+        (dict(rope_type="axial"), "rope_type 'axial' is not one this model has"),
+        (dict(factor=8), r"\.factor: got 8\.0, which rope_type 'default' has not; leave it out"),
+        (dict(partial_rotary_factor=0.5), r"partial_rotary_factor: got 0\.5, which rope_type"),
+    ],
+)
+def test_rotations_that_nobody_computes(
+    raw_config: RawConfig, rope: dict[str, Any], message: str
+) -> None:
+    ropes = dict(sliding_attention=dict(rope_theta=1.0) | rope)
+    with pytest.raises(ValueError, match=message):
+        ModelConfig.parse(raw_config(rope_parameters=ropes))
+
+
+def test_rotations_of_images(raw_config: RawConfig) -> None:
+    raw = raw_config()
+    raw["vision_config"]["rope_parameters"]["rope_type"] = "axial"
+    assert ModelConfig.parse(raw) == ModelConfig.parse(raw_config())
+    raw["vision_config"]["rope_parameters"]["rope_type"] = "proportional"
+    with pytest.raises(ValueError, match=r"vision_config.*'proportional' is not one"):
+        ModelConfig.parse(raw)
 
 
 @pytest.mark.parametrize("key", ["head_dim", "global_head_dim"])

@@ -44,21 +44,40 @@ class RopeConfig:
     scaling: float = 1.0
 
     @classmethod
-    def parse(cls, raw: Mapping[str, Any], where: str) -> RopeConfig:
-        kind = raw.get("rope_type", "default")
-        if kind not in ("default", "proportional", "axial"):
+    def parse(
+        cls,
+        raw: Mapping[str, Any],
+        where: str,
+        *,
+        kinds: Sequence[str] = ("default", "proportional"),
+    ) -> RopeConfig:
+        kind = value_or(raw, "rope_type", value_or(raw, "type", "default"))
+        if kind not in kinds:
             raise ValueError(
                 f"{where}: rope_type {kind!r} is not one this model has; "
-                "expected default, proportional or axial"
+                f"expected {' or '.join(kinds)}"
             )
         partial = positive(raw, "partial_rotary_factor", where, 1.0)
         if partial > 1:
             raise ValueError(f"{where}.partial_rotary_factor: got {partial}; expected at most 1")
-        return cls(
-            theta=positive(raw, "rope_theta", where),
-            partial=partial if kind == "proportional" else 1.0,
-            scaling=positive(raw, "factor", where, 1.0),
-        )
+        scaling = positive(raw, "factor", where, 1.0)
+        for key, value in (("partial_rotary_factor", partial), ("factor", scaling)):
+            # transformers fails at the first and reads past the second.
+            if value != 1 and kind != "proportional":
+                raise ValueError(
+                    f"{where}.{key}: got {value}, which rope_type {kind!r} has not; "
+                    "leave it out, or say 'proportional' if it is meant"
+                )
+        return cls(theta=positive(raw, "rope_theta", where), partial=partial, scaling=scaling)
+
+    def to_json(self) -> dict[str, Any]:
+        if self.partial == self.scaling == 1:
+            return dict(rope_type="default", rope_theta=self.theta)
+        return dict(
+            rope_type="proportional",
+            rope_theta=self.theta,
+            partial_rotary_factor=self.partial,
+        ) | ({} if self.scaling == 1 else {"factor": self.scaling})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,14 +204,8 @@ class TextConfig:
             sliding_window=self.sliding_window,
             max_position_embeddings=self.max_position_embeddings,
             rope_parameters=dict(
-                sliding_attention=dict(rope_type="default", rope_theta=self.sliding_rope.theta)
-                | _factor(self.sliding_rope),
-                full_attention=dict(
-                    rope_type="proportional",
-                    rope_theta=self.full_rope.theta,
-                    partial_rotary_factor=self.full_rope.partial,
-                )
-                | _factor(self.full_rope),
+                sliding_attention=self.sliding_rope.to_json(),
+                full_attention=self.full_rope.to_json(),
             ),
             rms_norm_eps=self.rms_norm_eps,
             final_logit_softcapping=self.final_logit_softcapping,
@@ -258,7 +271,11 @@ class VisionConfig:
                 "embedding needs a multiple of 4"
             )
         # The released file says rope_type "default" and means the two-axis form (trap 27).
-        rope = RopeConfig.parse(section(raw, "rope_parameters", where), f"{where}.rope_parameters")
+        rope = RopeConfig.parse(
+            section(raw, "rope_parameters", where),
+            f"{where}.rope_parameters",
+            kinds=("default", "axial"),
+        )
         standardize = required(raw, "standardize", where)
         if not isinstance(standardize, bool):
             raise ValueError(f"{where}.standardize: got {standardize!r}; true or false is expected")
@@ -425,10 +442,6 @@ def _softcap(raw: Mapping[str, Any], where: str) -> float:
     if key in raw and raw[key] is None:  # elsewhere null means no cap, which is not computed here
         raise ValueError(f"{where}.{key}: got null; a number above 0 is expected")
     return positive(raw, key, where, 30.0)
-
-
-def _factor(rope: RopeConfig) -> dict[str, float]:
-    return {} if rope.scaling == 1.0 else {"factor": rope.scaling}
 
 
 def _layer_count(raw: Mapping[str, Any], where: str) -> int:

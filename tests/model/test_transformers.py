@@ -11,6 +11,8 @@ from torch import Tensor
 
 from gesso.cache import KVCache
 from gesso.checkpoint import load_network, save_checkpoint
+from gesso.config import RopeConfig
+from gesso.kernels.rope import inverse_frequencies
 from gesso.model.network import Network
 
 transformers = pytest.importorskip("transformers")
@@ -382,3 +384,28 @@ def test_our_files_in_their_hands(pair: Pair, tmp_path: Path) -> None:
         logits.append(oracle.denoise(canvas, mask, cache))
     # Not to the last bit: a matrix product's order of sums depends on where its memory begins.
     close(*logits)
+
+
+@pytest.mark.parametrize(
+    "rope",
+    [
+        dict(rope_type="default"),
+        dict(rope_type="proportional", partial_rotary_factor=0.5),
+        dict(rope_type="proportional", partial_rotary_factor=0.3, factor=8.0),
+        dict(rope_type="proportional", factor=2.0),
+    ],
+    ids=str,
+)
+def test_frequencies(rope: dict[str, Any]) -> None:
+    """As they are read, and from what is written of them."""
+    from transformers.models.diffusion_gemma import modeling_diffusion_gemma as theirs
+
+    kind = "sliding_attention"
+    for told in (raw := rope | {"rope_theta": 1e4}, RopeConfig.parse(raw, "").to_json()):
+        config = transformers.DiffusionGemmaTextConfig(
+            head_dim=48, layer_types=[kind, "full_attention"], num_hidden_layers=2,
+            rope_parameters={kind: dict(told), "full_attention": dict(raw)},
+        )  # fmt: skip
+        expected = theirs.DiffusionGemmaTextRotaryEmbedding(config).sliding_attention_inv_freq
+        ours = inverse_frequencies(RopeConfig.parse(told, ""), 48, torch.device("cpu"))
+        assert torch.equal(ours, expected)
