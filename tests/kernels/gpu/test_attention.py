@@ -11,8 +11,12 @@ from gesso.kernels.gpu.span_attention import causal_spans, span_attention
 from gesso.model.masks import causal_mask
 
 NAN = float("nan")
-# (H, K, L, S, D): canvas of 5, odd head dims, groups of one, of an odd number, of all heads.
-SHAPES = [(4, 2, 5, 37, 8), (6, 2, 7, 20, 20), (3, 1, 1, 16, 64), (1, 1, 33, 20, 16)]
+# (H, K, L, S, D): canvas of 5, odd head dims, groups of one, of an odd number, of all heads; then
+# the released model's head dims, whose tiles are others: more than one tile of rows and of columns.
+SHAPES = [
+    *[(4, 2, 5, 37, 8), (6, 2, 7, 20, 20), (3, 1, 1, 16, 64), (1, 1, 33, 20, 16)],
+    *[(2, 1, 65, 37, 256), (2, 1, 33, 37, 512)],
+]
 DTYPES = [torch.float32, torch.bfloat16]
 
 
