@@ -7,23 +7,29 @@ import json
 import sys
 
 import gesso
+from gesso.terminal.live import show
+from gesso.terminal.screen import console_for, is_terminal
 
-SENTENCE = "My new number is 555-0134. John Baker, Initech."
+SENTENCE = "Two boxes of nails and a hammer for Okafor & Sons, by the 5th."
+# Seconds for which each draft stays on the screen: slow enough to see what changes.
+WATCH = 0.4
 
 
 def main() -> None:
     model = gesso.load("tiny")
-    answer = model.generate("Extract: " + " ".join(sys.argv[1:] or [SENTENCE]))
-    print(answer.text)
+    prompt = "Extract: " + " ".join(sys.argv[1:] or [SENTENCE])
+    if is_terminal(sys.stdout):
+        answer = show(model, prompt, console=console_for(sys.stdout), watch=WATCH)
+    else:
+        answer = model.generate(prompt)
+        stats = answer.stats
+        numbers = f"{stats.new_tokens} tokens in {stats.forwards} forwards, {stats.seconds:.2f} s"
+        print(numbers, file=sys.stderr)
     try:
         parsed = json.loads(answer.text)
     except json.JSONDecodeError as error:
-        print(f"  not valid JSON: {error}")
-    else:
-        for key, value in parsed.items():
-            print(f"  {key:<12} {value}")
-    stats = answer.stats
-    print(f"{stats.new_tokens} tokens in {stats.forwards} forwards, {stats.seconds:.2f} s")
+        sys.exit(f"{answer.text}\nno JSON object: {error}; try another sentence")
+    print(json.dumps(parsed, indent=2, ensure_ascii=False))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """Every command of the README, every example and the training tutorial run."""
 
+import json
 import os
+import pty
 import re
 import subprocess
 import sys
@@ -21,6 +23,24 @@ def blocks(language: str) -> list[str]:
 
 
 COMMANDS = [line for block in blocks("bash") for line in block.strip().splitlines()]
+
+
+def on_a_terminal(command):
+    """What a terminal of 80 columns is sent."""
+    ours, its = pty.openpty()
+    env = os.environ | {"TERM": "xterm-256color", "COLUMNS": "80", "LINES": "24"}
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=its, env=env)
+    os.close(its)
+    sent = b""
+    try:
+        while piece := os.read(ours, 4096):
+            sent += piece
+    except OSError:  # so Linux says that nobody writes there any more
+        pass
+    finally:
+        os.close(ours)
+    assert process.wait(timeout=300) == 0
+    return sent.decode().replace("\r\n", "\n")
 
 
 def run(command, *, folder, shell=False):
@@ -76,6 +96,18 @@ def test_example(example, folder):
 
 def test_the_examples_are_there():
     assert {path.stem for path in EXAMPLES} == {"generate", "watch", "batch", "engine"}
+
+
+def test_the_demo():
+    """A canvas that resolves where somebody is watching, and the parsed object."""
+    assert "@$(BIN)/python examples/generate.py\n" in (ROOT / "Makefile").read_text()
+    demo = [sys.executable, str(ROOT / "examples" / "generate.py")]
+    piped = run(demo, folder=ROOT).stdout
+    assert json.loads(piped)["kind"] == "order"
+    shown = on_a_terminal(demo)
+    assert "step 1 of at most" in shown
+    assert "step 3 of at most" in shown
+    assert shown.endswith(piped)
 
 
 def test_the_training_tutorial(folder):
