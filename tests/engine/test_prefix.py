@@ -15,18 +15,24 @@ from gesso.engine.prefix import Prefix, PrefixCache
 RawConfig = Callable[..., dict[str, Any]]
 
 
+def encode(cache: KVCache, ids: Sequence[int]) -> None:
+    """Columns that are the ids."""
+    config = cache.config
+    writer = CacheWriter(cache, columns=len(ids), mask=None)
+    for index in range(config.num_layers):
+        heads, dim = config.heads(index)
+        new = torch.tensor(ids).float()[None, None, :, None].expand(1, heads, -1, dim)
+        writer.keep(index, *writer.join(index, new, new))
+    writer.close()
+
+
 def serve(known: PrefixCache, config: TextConfig, *parts: Sequence[int]) -> Prefix:
     """A request whose columns are its ids, encoded in these parts; the first asks what is known."""
     prefix = known.find(parts[0])
     cache = prefix.cache or KVCache(config, batch_size=1)
     for place, part in enumerate(parts):
         if rest := list(part[cache.length if place == 0 else 0 :]):
-            writer = CacheWriter(cache, columns=len(rest), mask=None)
-            for index in range(config.num_layers):
-                heads, dim = config.heads(index)
-                new = torch.tensor(rest).float()[None, None, :, None].expand(1, heads, -1, dim)
-                writer.keep(index, *writer.join(index, new, new))
-            writer.close()
+            encode(cache, rest)
             prefix.extend(rest, cache, mark=place == 0)
             known.keep(prefix)
     return prefix
@@ -107,16 +113,29 @@ def test_what_is_forgotten_while_it_grows_holds_nothing(raw_config: RawConfig) -
     known.shrink(0)
     assert (grown.cache, grown._marks) == (None, {})
     cache = KVCache(config, batch_size=1)
-    writer = CacheWriter(cache, columns=40, mask=None)
-    for index in range(config.num_layers):
-        heads, dim = config.heads(index)
-        writer.keep(index, *writer.join(index, *2 * [torch.zeros(1, heads, 40, dim)]))
-    writer.close()
+    encode(cache, [7] * 40)
     grown.extend([7] * 20, cache, mark=True)
     known.keep(grown)
     assert len(known.find([7] * 40).ids) == 40
     known.shrink(0)
     assert (grown.cache, grown._marks) == (None, {})
+
+
+def test_a_long_prompt_has_few_marks_and_loses_little_by_it(raw_config: RawConfig) -> None:
+    """In chunks of 10; of what another one shares with it at most half is encoded again, or as much
+    as it does not share."""
+    config = ModelConfig.parse(raw_config()).text
+    known, cache = PrefixCache(), KVCache(config, batch_size=1)
+    long = known.find([7])
+    for _ in range(128):
+        encode(cache, [7] * 10)
+        long.extend([7] * 10, cache, mark=True)
+        known.keep(long)
+    assert len(long._marks) <= 2 * 8  # 1,280 tokens are 2 to the 7th chunks
+    for place in range(40, 1280, 30):
+        found = len(known.find([7] * place + [8] * 1280).ids)
+        assert place // 10 * 10 / 2 <= found <= place
+        assert place - found <= 10 + (1280 - place)
 
 
 def test_a_request_costs_the_same_however_many_are_kept(

@@ -3,7 +3,9 @@
 A prompt that begins like an earlier one takes over the columns of what they have in common. Full
 layers can be cut anywhere; a sliding layer has dropped what left its window, so that it can be cut
 where it is still whole, at its end, and at the marks: places where its window was set aside.
-What lies between the mark and the end of the common part is encoded again.
+What lies between the mark and the end of the common part is encoded again. A mark holds more than
+what a chunk adds, so the marks of a prompt lie at doubling distances from its two ends: of a common
+part at most half is encoded again, or as much as differs, if that is less.
 
 What a request costs here depends on its own length, never on how many others are kept: they are
 found by a number that stands for a beginning, and only what was found is compared.
@@ -11,7 +13,7 @@ found by a number that stands for a beginning, and only what was found is compar
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -50,14 +52,17 @@ class Prefix:
         assert len(self.ids) == cache.length
         self.cache = cache.prefix(cache.length)
         if mark:
-            self._marks[cache.length] = cache.tail()
+            self._mark({**self._marks, cache.length: cache.tail()})
 
     def absorbs(self, other: Prefix) -> bool:
         """Whether the other is a beginning of this one, which then takes over its marks."""
         if not torch.equal(other.ids, self.ids[: len(other.ids)]):
             return False
-        self._marks = other._marks | self._marks
+        self._mark(other._marks | self._marks)
         return True
+
+    def _mark(self, marks: Mapping[int, Tail]) -> None:
+        self._marks = {place: marks[place] for place in sorted(_apart(marks))}
 
     def beginning(self, ids: Tensor) -> Prefix | None:
         """The longest usable one that these ids share; None without any."""
@@ -166,6 +171,20 @@ class PrefixCache:
     def _release(self, key: int, prefix: Prefix) -> None:
         if self._owners.get(key) is prefix:
             del self._owners[key]
+
+
+def _apart(places: Iterable[int]) -> set[int]:
+    """Of these places so few that from 0, and from the last of them, each is at most twice as far
+    as the one before it, wherever there was one. What was left out is not missed as others come."""
+    kept, ordered = set[int](), sorted(places)
+    for origin, line in ((0, ordered), (max(ordered, default=0), ordered[::-1])):
+        at = 0
+        while at < len(line):
+            kept.add(line[at])
+            distance = abs(line[at] - origin)
+            near = [i for i, place in enumerate(line) if abs(place - origin) <= 2 * distance]
+            at = max(near[-1], at + 1)
+    return kept
 
 
 def _keys(ids: Sequence[int], *, after: int = 0) -> list[int]:
