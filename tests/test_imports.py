@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+import gesso
+
 OPTIONAL = {
     "fastapi", "PIL", "transformers", "triton", "rich", "tyro", "matplotlib", "faker",
 }  # fmt: skip
@@ -37,6 +39,12 @@ def test_optional_packages_are_left_alone(more: str) -> None:
     if not more:
         ours = {module for module in modules if module.startswith("gesso")}
         assert ours == {"gesso"}
+
+
+def test_every_name_is_there() -> None:
+    assert {"Engine", "Parameters", "Result", "ToolCall", "load"} <= set(gesso.__all__)
+    for name in gesso.__all__:
+        assert getattr(gesso, name).__name__ == name
 
 
 def test_loading_imports_no_compiler() -> None:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from gesso.engine import Engine
     from gesso.generation.events import Commit, Draft, End, Result
     from gesso.generation.model import DiffusionGemma, load
+    from gesso.generation.request import Parameters
+    from gesso.processor import ToolCall
 
 __version__ = version("gesso")
 
@@ -27,9 +29,21 @@ _HOMES = {
     "Commit": "gesso.generation.events",
     "End": "gesso.generation.events",
     "Result": "gesso.generation.events",
+    "Parameters": "gesso.generation.request",
+    "ToolCall": "gesso.processor",
 }
 
-__all__ = ["Commit", "DiffusionGemma", "Draft", "End", "Engine", "Result", "load"]
+__all__ = [
+    "Commit",
+    "DiffusionGemma",
+    "Draft",
+    "End",
+    "Engine",
+    "Parameters",
+    "Result",
+    "ToolCall",
+    "load",
+]
 
 
 def __getattr__(name: str) -> Any:

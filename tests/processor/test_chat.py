@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from gesso.processor import ChatTemplate
+from gesso.processor import ChatTemplate, ToolCall
 from gesso.processor.chat import normalise_messages, normalise_tools
 from gesso.processor.shield import Shield
 
@@ -140,6 +140,8 @@ def test_normalising_is_idempotent_and_leaves_the_callers_messages_alone() -> No
         ([reply(tool_calls=[call("{a")])], "arguments that are not JSON"),
         ([reply(tool_calls=[call("[" * 100_000)])], "arguments that are not JSON"),
         ([reply(tool_calls=[call("[1]")])], "are no JSON object"),
+        ([reply(tool_calls=ToolCall("f", {}))], r"tool_calls\[0\] has no named function"),
+        ([reply(tool_calls=[ToolCall("f", {"a": {1}})])], "holds something that JSON cannot"),
         ([reply(content="a", reasoning=5)], "reasoning of type int"),
         ([reply(tool_calls=[call({"a": float("nan")})])], "holds something that JSON cannot"),
         ([{"role": "user", "content": b"a"}], r"messages\[0\] holds something that JSON cannot"),

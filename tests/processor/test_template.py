@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from gesso.processor import Processor
+from gesso.processor import Processor, ToolCall
 
 TOOL = {
     "type": "function",
@@ -111,6 +111,17 @@ def test_rendering(
 ) -> None:
     assert processor.template is not None
     assert processor.template.render(messages, **options) == "<bos>" + written
+
+
+def test_a_reply_is_fed_back_as_it_was_parsed(processor: Processor) -> None:
+    assert processor.template is not None
+    reply = processor.parse(processor.tokenizer.encode(f"see{CALLED}", specials=True))
+    assert reply.tool_calls == (ToolCall("f", {"a": "x", "b": 1}),)
+    answered = {"role": "tool", "name": "f", "content": "ok"}
+    for calls in (reply.tool_calls, list(reply.tool_calls)):
+        chat = [user("q"), model(reply.text, tool_calls=calls), answered]
+        written = f"<bos>{ASK}{PROMPT}see{CALLED}{ANSWERED}"
+        assert processor.template.render(chat) == written
 
 
 def test_a_reply_continues_the_prompt_that_asked_for_it(processor: Processor) -> None:

@@ -19,7 +19,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gesso.processor.parse import without_reasoning
+from gesso.processor.parse import ToolCall, without_reasoning
 from gesso.processor.shield import Shield
 from gesso.values import read_json
 
@@ -113,7 +113,8 @@ class ChatTemplate:
 
 def normalise_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
     """A checked deep copy in plain JSON values: tool-call arguments are objects, reasoning is
-    under `reasoning_content`, earlier replies hold no reasoning spans. ValueError: a wrong shape.
+    under `reasoning_content`, earlier replies hold no reasoning spans. A `ToolCall`, as in a
+    result, is a tool call too. ValueError: a wrong shape.
     """
     if isinstance(messages, str | Mapping) or not isinstance(messages, Sequence):
         raise ValueError(
@@ -153,7 +154,7 @@ def _message(message: Message, where: str) -> dict[str, Any]:
         raise ValueError(
             f"{where} must be an object with role and content, got {type(message).__name__}"
         )
-    copy: dict[str, Any] = _plain(dict(message), where)
+    copy: dict[str, Any] = _plain(_spelt(message), where)
     role = copy.get("role")
     if role not in _ROLES:
         raise ValueError(f"{where} has the role {role!r}; use one of {', '.join(_ROLES)}")
@@ -171,6 +172,17 @@ def _message(message: Message, where: str) -> dict[str, Any]:
             raise ValueError(f"{where} has reasoning of type {type(thought).__name__}; use text")
         copy["reasoning_content"] = thought
     return copy
+
+
+def _spelt(message: Message) -> dict[str, Any]:
+    """With tool calls of a result in OpenAI's shape."""
+    fields = dict(message)
+    if isinstance(calls := fields.get("tool_calls"), list | tuple):
+        fields["tool_calls"] = [
+            {"type": "function", "function": call._asdict()} if isinstance(call, ToolCall) else call
+            for call in calls
+        ]
+    return fields
 
 
 def _content(content: Any, role: str, where: str) -> Any:
