@@ -32,6 +32,15 @@ def test_table(run: Run, checkpoint: Path) -> None:
     assert "chat template   yes\n" in out
 
 
+def test_without_an_option(run: Run, checkpoint: Path) -> None:
+    named = run("info", "--model", checkpoint, "--json")
+    assert run("info", checkpoint, "--json") == named
+    assert run("info", "").code == 2
+    code, _, err = run("info", checkpoint, "--model", "sudoku9")
+    assert code == 2
+    assert "argument --model: not allowed with argument M" in err
+
+
 def test_a_folder_with_its_config_alone(run: Run, checkpoint: Path) -> None:
     for file in checkpoint.iterdir():
         if file.name != "config.json":

@@ -21,13 +21,15 @@ def add(commands: Commands, *, parents: Sequence[argparse.ArgumentParser]) -> No
         allow_abbrev=False,
         description="Describe a checkpoint; its weights need not be there.",
     )
-    parser.add_argument("--model", default="tiny", metavar="M", help="as in gesso generate")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("checkpoint", nargs="?", metavar="M", help="as --model")
+    which.add_argument("--model", default="tiny", metavar="M", help="as in gesso generate")
     parser.add_argument("--json", action="store_true", help="as one JSON object")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    about = describe(args.model)
+    about = describe(args.model if args.checkpoint is None else args.checkpoint)
     if args.json:
         print_json(about)
     else:
