@@ -127,6 +127,7 @@ def test_system_and_raw(run: Run, checkpoint: Path) -> None:
         (["--dtype", "float3"], "float3"),
         (["--raw", "--system", "x"], "--system"),
         (["--raw", "--thinking"], "thinking"),
+        (["--verify", "--mode", "autoregressive"], "--verify is for canvases"),
     ],
 )
 def test_mistakes(run: Run, checkpoint: Path, words: list[str], said: str) -> None:
@@ -143,6 +144,8 @@ def test_a_checkpoint_that_is_none(run: Run, tmp_path: Path) -> None:
     # A wrong number is told before a model is looked for, or gigabytes are read.
     assert "seed: got -1" in run("generate", "x", "--model", "nothing", "--seed", "-1").err
     assert "stability" in run("chat", "--model", "nothing", "--stability", "-1").err
+    both = ("--verify", "--mode", "autoregressive")
+    assert "--verify is for canvases" in run("chat", "--model", "nothing", *both).err
     assert run("generate", "x", "--model", tmp_path).code == 2
 
 

@@ -154,6 +154,11 @@ def generation_options(args: argparse.Namespace) -> dict[str, Any]:
 
     if not 0 <= args.watch <= 3600:
         raise ValueError(f"--watch: got {args.watch}; expected 0 to 3600 seconds")
+    if args.verify and args.mode == "autoregressive":
+        raise ValueError(
+            "--verify is for canvases, and --mode autoregressive has none; drop one of the two, "
+            "the answer is the same"
+        )
     names = (name.replace("-", "_") for name, _, _ in _NUMBERS)
     given = {name: value for name in names if (value := getattr(args, name)) is not None}
     given |= dict(seed=args.seed, stop=tuple(args.stop), adaptive_stop=not args.no_adaptive_stop)
