@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import huggingface_hub
 import pytest
 from huggingface_hub import constants, errors
+from huggingface_hub.utils import filter_repo_objects
 
 import gesso
 from gesso.checkpoint import resolve
@@ -53,6 +54,17 @@ def test_a_folder_that_looks_like_a_hub_id(
     assert not hub
 
 
+def test_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hub: dict[str, Any]) -> None:
+    """Also one whose path looks like a hub id."""
+    (tmp_path / "owner").mkdir()
+    (tmp_path / "owner" / "model.safetensors").touch()
+    monkeypatch.chdir(tmp_path)
+    for source in ("owner/model.safetensors", tmp_path / "owner" / "model.safetensors"):
+        with pytest.raises(ValueError, match=r"model\.safetensors: is a file; give its folder"):
+            resolve(source)
+    assert not hub
+
+
 def test_the_embedded_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever lies in the working directory."""
     (tmp_path / "tiny").mkdir()
@@ -68,12 +80,20 @@ def test_the_embedded_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_a_hub_id(hub: dict[str, Any], tmp_path: Path) -> None:
     assert resolve("owner/some-model_2.b") == tmp_path / "snapshot"
     assert hub.pop("repository") == "owner/some-model_2.b"
-    # No pickle is ever downloaded.
-    assert hub == {"revision": None, "allow_patterns": ["*.safetensors", "*.json", "*.jinja"]}
-    resolve("owner/name", weights=False)
-    assert hub["allow_patterns"] == ["*.json", "*.jinja"]
+    assert hub["revision"] is None
     resolve("owner/name", revision="v2")
     assert hub["revision"] == "v2"
+
+
+def test_what_is_downloaded(hub: dict[str, Any]) -> None:
+    """By the hub's own filter: no pickle, and nothing that lies in a folder."""
+    about = ["config.json", "chat_template.jinja"]
+    weights = ["model.safetensors", "model-00001-of-00002.safetensors"]
+    others = ["original/consolidated.safetensors", "onnx/config.json", "model.pt", "README.md"]
+    for wanted, keys in ((about + weights, {}), (about, {"weights": False})):
+        resolve("owner/name", **keys)
+        patterns = {name: hub[name] for name in ("allow_patterns", "ignore_patterns")}
+        assert list(filter_repo_objects(about + weights + others, **patterns)) == wanted
 
 
 @pytest.mark.parametrize("source", ["nowhere", "./owner/name", "a/b/c", "/owner/name", "", "a b/c"])

@@ -10,8 +10,10 @@ from pathlib import Path
 # Those that come with the package, by name.
 EMBEDDED = ("tiny", "sudoku9", "infill")
 
-# What a checkpoint is made of. Repositories may also hold pickles, which are never wanted.
+# What a checkpoint is made of. Repositories may also hold pickles, which are never wanted, and in
+# folders the same weights in another layout; a pattern's star matches slashes too.
 _WEIGHTS, _ABOUT = ["*.safetensors"], ["*.json", "*.jinja"]
+_FOLDERS = ["*/*"]
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
@@ -37,6 +39,8 @@ def resolve(source: str | Path, *, revision: str | None = None, weights: bool = 
     if source and os.path.isdir(folder):
         _refuse_revision(source, revision)
         return folder
+    if os.path.isfile(folder):
+        raise ValueError(f"{source}: is a file; give its folder")
     if isinstance(source, Path) or not _HUB_ID.fullmatch(source):
         raise ValueError(
             f"{source}: no such folder, and not a hub id either; give a checkpoint's folder, "
@@ -61,7 +65,11 @@ def _download(repository: str, revision: str | None, patterns: list[str]) -> Pat
     )
 
     try:
-        return Path(snapshot_download(repository, revision=revision, allow_patterns=patterns))
+        return Path(
+            snapshot_download(
+                repository, revision=revision, allow_patterns=patterns, ignore_patterns=_FOLDERS
+            )
+        )
     except GatedRepoError:  # a kind of RepositoryNotFoundError, and another remedy
         why = "the hub wants its terms accepted on the model's page, and a login (hf auth login)"
     except RepositoryNotFoundError:
