@@ -62,6 +62,7 @@ def test_serve(run: Run, checkpoint: Path) -> None:
     code, out, err = run("bench", "serve", "--model", checkpoint, *words, "--json")
     assert (code, err) == (0, "")
     report = json.loads(out)
+    assert (report["task"], report["random_weights"]) == ("extract", False)
     assert [level["users"] for level in report["levels"]] == [1, 2]
     assert report["levels"][0]["slowdown"] == 1
     for level in report["levels"]:
@@ -70,6 +71,27 @@ def test_serve(run: Run, checkpoint: Path) -> None:
     code, out, _ = run("bench", "serve", "--model", checkpoint, *words)
     assert code == 0
     assert [line.split()[0] for line in out.splitlines()[1:]] == ["1", "2", "memory:"]
+
+
+def test_serve_random_weights(run: Run, checkpoint: Path) -> None:
+    """Random prompts, of which every canvas takes all its steps."""
+    words = ["--model", checkpoint, "--random", "--users", 1, 3, "--requests", 4, "--rounds", 1]
+    words += ["--context", 9, "--steps", 2, "--canvases", 3, "--quantize", "fp8"]
+    words += ["--kv-cache-dtype", "fp8", "--device", "cpu", "--dtype", "float32"]
+    code, out, err = run("bench", "serve", *words, "--json")
+    assert (code, err) == (0, "")
+    report = json.loads(out)
+    asked = {name: report[name] for name in ("task", "context", "steps", "canvases")}
+    assert asked == dict(task=None, context=9, steps=2, canvases=3)
+    assert (report["random_weights"], report["quantize"]) == (True, "fp8")
+    for level in report["levels"]:
+        # All requests in one time: 4 of 3 canvases of 5 tokens, 6 steps each one after the other.
+        seconds = 4 * 15 / level["tokens_per_second_median"]
+        assert level["seconds_per_step_p50"] * 6 <= level["latency_p99"] <= seconds
+    code, _, err = run("bench", "serve", *words, "--compile")
+    assert (code, "random weights" in err) == (2, True)
+    code, _, err = run("bench", "serve", "--steps", 0)
+    assert (code, "steps: got 0" in err) == (2, True)
 
 
 @pytest.mark.parametrize("random", [False, True])

@@ -2,7 +2,8 @@
 
 A closed loop: each of so many users sends its next request when its last one is answered. Every
 request is a held-out example of a task, answered as far as the model wants, so that canvases end at
-different steps. The levels take turns within a round: what disturbs the machine disturbs all.
+different steps; random weights, which never settle, are asked random ids, and take all their steps.
+The levels take turns within a round: what disturbs the machine disturbs all.
 """
 
 from __future__ import annotations
@@ -10,70 +11,91 @@ from __future__ import annotations
 import itertools
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
 
+from gesso.bench.request import random_request
+from gesso.bench.subject import Subject
 from gesso.engine import Engine
 from gesso.environment import environment
 from gesso.generation.events import End, Result
-from gesso.generation.model import Prompt, load
+from gesso.generation.model import DiffusionGemma
+from gesso.generation.request import Request
 from gesso.tasks import get_task
 
 _USERS = (1, 2, 4, 8, 16)
+_RANDOM = dict(context=1024, steps=16, canvases=4)
 
 
 def bench_serve(
-    source: str,
+    subject: Subject,
     *,
     users: Sequence[int] = _USERS,
     requests: int = 48,
     rounds: int = 3,
     threads: int | None = None,
     task: str = "extract",
+    context: int | None = None,
+    steps: int | None = None,
+    canvases: int | None = None,
     compile: bool | Literal["auto"] = "auto",
     on_round: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
     """A report that serialises to JSON: "levels", one for each number of users.
 
-    requests: answered at each level in every round, the same ones. compile: as in `load`. Latencies
-    are in seconds, from a request's submission to its end. slowdown: the median latency over that
-    of the fewest users. seconds_per_step: a request's latency over its steps, whose percentiles lie
-    close together where nobody is served worse than the others. ValueError for a number below 1.
+    requests: answered at each level in every round, the same ones. context, steps, canvases: of
+    random requests, which random weights are asked (by default 1,024 tokens, 16 and 4), and a
+    checkpoint where one of them is given. compile: as in `load`. Latencies are in seconds, from a
+    request's submission to its end. slowdown: the median latency over that of the fewest users.
+    seconds_per_step: a request's latency over its steps, whose percentiles lie close together where
+    nobody is served worse than the others. ValueError for a number below 1.
     """
-    for name, value in (("requests", requests), ("rounds", rounds), ("users", min(users))):
+    given = dict(context=context, steps=steps, canvases=canvases)
+    asked = {name: value for name, value in given.items() if value is not None}
+    for name, value in (dict(requests=requests, rounds=rounds, users=min(users)) | asked).items():
         if value < 1:
             raise ValueError(f"{name}: got {value}; expected at least 1")
     if threads is not None:
         torch.set_num_threads(threads)
-    model = load(source, compile=compile)
-    known = get_task(task)
-    split = next(name for name in known.splits if name != "train")
-    examples = itertools.islice(known.examples(split=split, seed=0), requests)
-    prompts = [example.prompt for example in examples]
-    engines = {count: Engine(model, max_rows=count) for count in users}
-    for count, engine in engines.items():
-        _serve(engine, prompts[: 2 * count], count)  # warm, and not counted
+    model = subject.load(compile=compile)
+    amounts = _RANDOM | asked if subject.random or asked else None
+    asking = _random(model, requests, amounts) if amounts else _examples(model, requests, task)
+    engine = Engine(model, max_rows=max(users))
+    for count in users:
+        _serve(engine, asking[: 2 * count], count)  # warm, and not counted
     levels: dict[int, list[_Pass]] = {count: [] for count in users}
     for done in range(rounds):
         for count, passes in levels.items():
-            passes.append(_serve(engines[count], prompts, count))
+            passes.append(_serve(engine, asking, count))
         on_round(done + 1, rounds)
     rows = [_row(count, passes) for count, passes in sorted(levels.items())]
     for row in rows:
         row["slowdown"] = row["latency_p50"] / rows[0]["latency_p50"]
     return {
         "bench": "serve",
-        "model": str(source),
-        "task": task,
+        **subject.about(model.network),
+        "task": None if amounts else task,
+        **(amounts or {}),
         "compiled": model.network.compiled is not None,
         "requests": requests,
         "rounds": rounds,
-        "memory": str(engines[max(users)].memory),
+        "memory": str(engine.memory),
         "levels": rows,
         "environment": environment(),
     }
+
+
+def _examples(model: DiffusionGemma, count: int, task: str) -> list[Request]:
+    known = get_task(task)
+    split = next(name for name in known.splits if name != "train")
+    examples = itertools.islice(known.examples(split=split, seed=0), count)
+    return [model.request(example.prompt, {}) for example in examples]
+
+
+def _random(model: DiffusionGemma, count: int, amounts: Mapping[str, int]) -> list[Request]:
+    return [random_request(model, number, **amounts) for number in range(count)]
 
 
 class _Pass(NamedTuple):
@@ -83,19 +105,19 @@ class _Pass(NamedTuple):
     seconds: float
 
 
-def _serve(engine: Engine, prompts: Sequence[Prompt], users: int) -> _Pass:
+def _serve(engine: Engine, requests: Sequence[Request], users: int) -> _Pass:
     """By an engine at rest, which has forgotten what it was asked before."""
     engine.prefixes.shrink(0)
-    waiting = list(prompts)[::-1]
+    waiting = list(requests)[::-1]
     results: dict[int, Result] = {}
     started = time.perf_counter()
     for _ in range(min(users, len(waiting))):
-        engine.submit(waiting.pop())
+        engine.submit_request(waiting.pop())
     for event in engine.run():
         if isinstance(event, End):
             results[event.row] = event.result
             if waiting:
-                engine.submit(waiting.pop())
+                engine.submit_request(waiting.pop())
     seconds = time.perf_counter() - started
     return _Pass([result for _, result in sorted(results.items())], seconds)
 

@@ -18,10 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
-from gesso.bench.subject import Subject
+from gesso.bench.request import random_request
+from gesso.bench.subject import Subject, model_of
 from gesso.cache import KVCache
-from gesso.checkpoint import resolve
-from gesso.config import GenerationConfig
 from gesso.diffusion.draws import SeededDraws
 from gesso.engine.choice import make_stepper
 from gesso.engine.row import Row
@@ -29,11 +28,9 @@ from gesso.engine.stepper import Stepper
 from gesso.environment import environment
 from gesso.generation.answer import Answer
 from gesso.generation.model import DiffusionGemma
-from gesso.generation.request import Parameters, make_request
 from gesso.model.moe import Experts, Router
 from gesso.model.network import Network
 from gesso.model.quantize import stored_bytes
-from gesso.processor import Processor
 from gesso.quant import QuantExperts
 
 # Published settings by name: one user, 1,024 random tokens in and out, 16 fixed steps a canvas,
@@ -84,7 +81,7 @@ def measure_step(
     on_round: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
     """`bench_step` of a network that is there."""
-    model = DiffusionGemma(network, Processor.load(resolve("tiny")), GenerationConfig())
+    model = model_of(network)
     stepper = make_stepper(network, work.rows)
     at_work = [_row(model, number, work) for number in range(work.rows)]
     prompts = [row.cache for row in at_work]
@@ -126,24 +123,14 @@ def measure_step(
 
 @torch.inference_mode()
 def _row(model: DiffusionGemma, number: int, work: Work) -> Row:
-    """A request behind a random prompt, whose canvases take all their steps."""
+    """A random request, its prompt encoded."""
     network = model.network
-    text, length = network.config.text, network.config.canvas_length
-    ids = torch.randint(
-        text.vocab_size, (work.context,), generator=torch.Generator().manual_seed(number)
-    )
-    parameters = Parameters(
-        seed=number,
-        max_new_tokens=work.canvases * length,
-        max_denoising_steps=work.steps,
-        adaptive_stop=False,
-        ignore_stop_tokens=True,
-    )
-    request = make_request(
-        ids.tolist(), parameters, model=network.config, defaults=model.generation
+    length = network.config.canvas_length
+    request = random_request(
+        model, number, context=work.context, steps=work.steps, canvases=work.canvases
     )
     cache = network.new_cache(batch_size=1)
-    for chunk in ids.to(network.device).split(1024):
+    for chunk in torch.tensor(request.prompt_ids, device=network.device).split(1024):
         network.encode(chunk[None], cache=cache)
     return Row(
         number=number,
@@ -153,7 +140,10 @@ def _row(model: DiffusionGemma, number: int, work: Work) -> Row:
         policy=request.policy,
         cache=cache,
         draws=SeededDraws(
-            [number], length=length, vocab_size=text.vocab_size, device=network.device
+            [number],
+            length=length,
+            vocab_size=network.config.text.vocab_size,
+            device=network.device,
         ),
     )
 

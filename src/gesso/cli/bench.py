@@ -39,6 +39,17 @@ def add(commands: Commands, *, parents: Sequence[argparse.ArgumentParser]) -> No
     serve.add_argument(
         "--requests", type=int, default=48, metavar="N", help="a level and round (48)"
     )
+    serve.add_argument(
+        "--context", type=int, metavar="N",
+        help="tokens of random prompts, in place of a task's (with --random 1024)",
+    )  # fmt: skip
+    serve.add_argument(
+        "--steps", type=int, metavar="N", help="of a canvas behind random prompts (16)"
+    )
+    serve.add_argument(
+        "--canvases", type=int, metavar="N", help="of an answer to random prompts (4)"
+    )
+    _add_network(serve, dtype="float32 on a CPU, the checkpoint's own elsewhere")
     add_compile(serve)
     step = _add(kinds, parents, "step", "one denoising step: its time, the floor, a breakdown")
     _add_network(step)
@@ -66,14 +77,19 @@ def add(commands: Commands, *, parents: Sequence[argparse.ArgumentParser]) -> No
     )
 
 
-def _add_network(parser: argparse.ArgumentParser) -> None:
+def _add_network(
+    parser: argparse.ArgumentParser,
+    *,
+    dtype: str = "bfloat16 where the device has products for it",
+) -> None:
+    """dtype: what "auto" stands for."""
     parser.add_argument("--random", action="store_true", help="random weights of the model's shape")
     parser.add_argument("--quantize", metavar="FORMAT", help="fp8, nvfp4 or int4")
     add_kv_cache_dtype(parser)
     parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, ...")
     parser.add_argument(
         "--dtype", choices=("auto", "bfloat16", "float32"), default="auto",
-        help="auto (default): bfloat16 where the device has products for it",
+        help=f"auto (default): {dtype}",
     )  # fmt: skip
 
 
@@ -156,7 +172,8 @@ def _measure(args: argparse.Namespace, on_round: Callable[[int, int], None]) -> 
     if args.what == "prefill":
         return bench_prefill(_subject(args), **_picked(args, "tokens", "chunk"), **common)
     if args.what == "serve":
-        return bench_serve(args.model, **_picked(args, "users", "requests", "compile"), **common)
+        amounts = _picked(args, "users", "requests", "context", "steps", "canvases", "compile")
+        return bench_serve(_subject(args), **amounts, **common)
     return bench_generate(args.model, peer=args.peer, steps=args.steps, **common)
 
 
