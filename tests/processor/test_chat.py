@@ -46,6 +46,23 @@ def test_the_environment_is_that_of_transformers() -> None:
 @pytest.mark.parametrize(
     "source",
     [
+        "a{% generation %}b{% endgeneration %}c",
+        "{% if messages %}\n  {%- generation -%}\n {{ 1 }} \n  {% endgeneration %}\nx\n{% endif %}",
+        "{% set a = 1 %}{% generation %}{% set a = 2 %}{{ a }}{% endgeneration %}{{ a }}",
+        "{% generation %}{% for i in [1, 2] %}{{ i }}{% break %}{% endfor %}{% endgeneration %}",
+    ],
+)
+def test_what_a_model_wrote_may_be_tagged(folder: Path, source: str) -> None:
+    """As transformers renders it."""
+    transformers = pytest.importorskip("transformers")
+    oracle = transformers.AutoTokenizer.from_pretrained(folder)
+    wanted = oracle.apply_chat_template([USER], chat_template=source, tokenize=False)
+    assert ChatTemplate(source=source).render([USER]) == wanted
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
         "{{ messages.append(1) }}",
         "{{ ''.__class__.__mro__ }}",
         "{{ missing.field }}",
@@ -60,6 +77,8 @@ def test_a_failing_template_is_a_users_error(source: str) -> None:
 def test_a_broken_template_is_named() -> None:
     with pytest.raises(ValueError, match="does not compile: line 2"):
         render("\n{% if %}")
+    with pytest.raises(ValueError, match=r"does not compile: line 2: .*endgeneration"):
+        render("\n{% generation %}")
 
 
 # ------------------------------------------------------------------------------------- loading

@@ -2,7 +2,7 @@
 
 The template decides every character of a prompt, so it is taken from the checkpoint
 (chat_template.jinja, else tokenizer_config.json) and run in the environment that its authors test
-against, the one of transformers: same sandbox, block trimming, `tojson`, globals.
+against (jinja.py).
 
 Messages are checked and brought into one form first, so that a template sees plain JSON values
 and a user sees one clear error. Images and video will enter in `_part`, the only place that knows
@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -93,17 +92,11 @@ class ChatTemplate:
     @cached_property
     def _compiled(self) -> jinja2.Template:
         from jinja2 import TemplateSyntaxError
-        from jinja2.ext import loopcontrols
-        from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-        environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
-        )
-        environment.filters["tojson"] = _tojson
-        environment.globals["raise_exception"] = _raise_exception
-        environment.globals["strftime_now"] = _strftime_now
+        from gesso.processor.jinja import environment
+
         try:
-            return environment.from_string(self.source)
+            return environment().from_string(self.source)
         except TemplateSyntaxError as error:
             raise ValueError(
                 f"the checkpoint's chat template does not compile: line {error.lineno}: "
@@ -266,30 +259,3 @@ def _read_source(folder: Path) -> str | None:
             f"{path}: chat_template is {template!r:.80}; a template's text is expected"
         )
     return template
-
-
-def _tojson(
-    value: Any,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    # Jinja's own filter escapes HTML.
-    return json.dumps(
-        value,
-        ensure_ascii=ensure_ascii,
-        indent=indent,
-        separators=separators,
-        sort_keys=sort_keys,
-    )
-
-
-def _raise_exception(message: str) -> None:
-    from jinja2 import TemplateError
-
-    raise TemplateError(message)
-
-
-def _strftime_now(form: str) -> str:
-    return datetime.now().strftime(form)
