@@ -331,8 +331,7 @@ def test_a_time_budget_is_filled_with_as_many_steps_as_fit(
     dg: DiffusionGemma, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By a clock that a forward turns by a second: the last step comes at the lowest temperature,
-    and the canvas is whole when the time is over. Neither a first step that took a minute nor what
-    commits take counts as a step's time."""
+    and the canvas is whole when the time is over. A first step of a minute does not count."""
     clock = [0.0]
     monkeypatch.setattr("time.perf_counter", lambda: clock[0])
     heats, first = [], [60.0]
@@ -369,6 +368,47 @@ def test_a_time_budget_is_filled_with_as_many_steps_as_fit(
     assert heats[5] == pytest.approx(
         config.temperature_end + (config.temperature_start - config.temperature_end) / 6
     )
+
+
+@pytest.fixture
+def ticking(dg: DiffusionGemma, monkeypatch: pytest.MonkeyPatch) -> DiffusionGemma:
+    """By whose clock each pass takes a second."""
+    clock = [0.0]
+    monkeypatch.setattr("time.perf_counter", lambda: clock[0])
+    for owner, name in ((NetworkDenoiser, "read"), (dg.network, "encode"), (dg.network, "commit")):
+        plain = getattr(owner, name)
+
+        def slow(*given: Any, plain: Any = plain, **keys: Any) -> Any:
+            clock[0] += 1
+            return plain(*given, **keys)
+
+        monkeypatch.setattr(owner, name, slow)
+    return dg
+
+
+def test_a_time_budget_counts_what_others_prompts_take(ticking: DiffusionGemma) -> None:
+    """A round takes two seconds while a prompt of seven chunks is encoded beside the canvas."""
+    engine = Engine(ticking, chunk=4)
+    keys = dict(raw=True, ignore_stop_tokens=True, adaptive_stop=False)
+    engine.submit("<bos>a", max_new_tokens=L, max_denoising_steps=6, **keys)
+    list(engine.run())
+    mine = engine.submit("<bos>a", max_new_tokens=L, max_denoising_steps=20, time_budget=9, **keys)
+    engine.submit_request(dg_request(ticking, list(range(40, 68)), max_new_tokens=1))
+    (end,) = (e for e in engine.run() if isinstance(e, End) and e.row == mine)
+    assert end.result.stats.steps == (4,)
+    assert end.result.stats.hit_step_cap == (True,)
+
+
+def test_a_prompt_whose_time_is_over_is_not_encoded_to_its_end(ticking: DiffusionGemma) -> None:
+    engine = Engine(ticking, chunk=4)
+    engine.submit_request(dg_request(ticking, list(range(40, 80)), time_budget=2.5))
+    rounds = 0
+    while not engine.idle:
+        (*_, end) = engine.step() or [None]
+        rounds += 1
+    assert isinstance(end, End)
+    assert (end.result.finish_reason, end.result.stats.forwards) == ("time", 0)
+    assert rounds == 4
 
 
 @pytest.mark.parametrize("name", ["max_rows", "chunk"])

@@ -149,17 +149,17 @@ class Engine:
                 raise
 
     def _work(self) -> None:
-        self._drop_cancelled()
+        self._drop_late()
         self._admit()
         self._encode_chunk()
+        started = time.perf_counter()
         for row in self._rows:
             if row.verification is not None:
                 self._events += self._verify(row, row.verification)
         if rows := [row for row in self._rows if row.denoises]:
             self._denoise(rows)
+            self._pace.stepped(time.perf_counter() - started)
         self._rows = [row for row in self._rows if row.answer.finish_reason is None]
-        late = {entry.number: entry.answer for entry in self._admission.waiting}
-        self._end({number: answer for number, answer in late.items() if answer.interrupted()})
 
     def _give_up(self) -> None:
         """What an exception left half done is given up: rows, and columns kept for others."""
@@ -180,11 +180,11 @@ class Engine:
         how = {name: parameters.pop(name) for name in known if name in parameters}
         return self.model.request(prompt, parameters, **how)
 
-    def _drop_cancelled(self) -> None:
-        """Those that were given up before they had a canvas."""
+    def _drop_late(self) -> None:
+        """Those that were given up, or whose time was over, before they had a canvas."""
         early = [(waiting.number, waiting.answer) for waiting in self._admission.waiting]
         early += [(row.number, row.answer) for row in self._rows if not row.begun]
-        self._end({number: answer for number, answer in early if answer.cancelled()})
+        self._end({number: answer for number, answer in early if answer.interrupted()})
 
     def _end(self, early: Mapping[int, Answer]) -> None:
         """These, by number, whose answers have ended without a canvas."""
@@ -234,11 +234,13 @@ class Engine:
         """Of the row whose turn it is, which goes to the end of the line."""
         place = next((i for i, row in enumerate(self._rows) if row.pending), None)
         if place is not None:
-            row = self._rows[place]
+            row, started = self._rows[place], time.perf_counter()
             self._rows = [*self._rows[:place], *self._rows[place + 1 :], row]
             hidden = self._encode(row, row.pending[: self._chunk], mark=True)
             if row.request.parameters.verify and not row.pending:
                 row.follows = int(self._stepper.likeliest(hidden[:, -1:]))
+            self._wait()
+            self._pace.encoded(time.perf_counter() - started)
         for row in self._rows:
             if not row.begun and not row.pending:
                 self._begin(row)
@@ -280,11 +282,8 @@ class Engine:
             if row.finished is not None:
                 self._encode(row, row.finished[0].tolist(), mark=False)
                 self._begin(row)
-        started = time.perf_counter()
         outputs = list(self._stepper.step(rows))
-        if self.model.network.device.type == "cuda":
-            torch.cuda.synchronize(self.model.network.device)  # what follows waits for it anyway
-        self._pace.took(time.perf_counter() - started)
+        self._wait()  # as what follows does anyway
         for row, output in outputs:
             self._events += self._follow(row, output)
 
@@ -339,4 +338,10 @@ class Engine:
 
     def _fitted(self, row: Row) -> Policy:
         """The policy of the row's next canvas."""
-        return self._pace.fitted(row.request.policy, row.answer.time_left())
+        chunks = sum(-(-len(other.pending) // self._chunk) for other in self._rows)
+        return self._pace.fitted(row.request.policy, row.answer.time_left(), chunks=chunks)
+
+    def _wait(self) -> None:
+        """Until the device has done what it was asked."""
+        if self.model.network.device.type == "cuda":
+            torch.cuda.synchronize(self.model.network.device)
