@@ -85,6 +85,31 @@ def test_what_was_cancelled_or_failed_leaves_no_trace(
     assert capsys.readouterr().err == "gesso: too long\n"
 
 
+def test_an_unknown_word_is_no_turn(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    asked: list[str] = []
+
+    def answer(messages: list[dict[str, Any]]) -> Result:
+        asked.append(messages[-1]["content"])
+        return result("yes")
+
+    turns = ["/help", " /foo bar\n", "/reset now", "/etc/hosts is gone", "/ or \\?", "1/2"]
+    converse([], iter(turns), answer, patient=True)
+    assert asked == turns[3:]
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 3
+    for line, turn in zip(lines, turns, strict=False):
+        assert line.startswith(f"gesso: got {turn.strip()!r}; known words")
+        assert "/reset forgets" in line
+        assert "/quit" in line
+    code, out, err = run("chat", stdin="/help\n")
+    assert (code, out) == (2, "")
+    assert "known words" in err
+
+
+def test_help_says_what_tiny_has_learned(run: Run) -> None:
+    assert "learned single turns: give it /reset" in " ".join(run("chat", "--help").out.split())
+
+
 def test_at_the_keyboard(
     checkpoint: Path, terminal: Terminal, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from gesso.generation.events import Result
 
 _WELCOME = "/reset forgets the conversation, /quit or Ctrl-D leaves, Ctrl-C stops an answer"
+# A line that begins so is meant for us; one that begins with a path is not.
+_COMMAND = re.compile(r"/\w+(?=\s|$)")
 
 Message = dict[str, Any]
 Answer = Callable[[list[Message]], "Result"]
@@ -32,7 +35,8 @@ def add(commands: Commands, *, parents: Sequence[argparse.ArgumentParser]) -> No
         parents=parents,
         help="talk with a model",
         allow_abbrev=False,
-        description=f"Talk with a model: {_WELCOME}. Piped in, every line is a turn.",
+        description=f"Talk with a model: {_WELCOME}. Piped in, every line is a turn. The embedded "
+        "tiny has learned single turns: give it /reset before each sentence but the first.",
     )
     add_model(parser)
     add_generation(parser)
@@ -67,8 +71,8 @@ def converse(
 ) -> None:
     """Answer turn after turn, each with all that was said before it.
 
-    A turn that was cancelled, or that failed, leaves no trace in the conversation. patient: a
-    user's mistake is told and the conversation goes on.
+    A turn that was cancelled, or that failed, leaves no trace in the conversation; an unknown word
+    with a slash is none. patient: a user's mistake is told and the conversation goes on.
     """
     messages = list(start)
     for text in turns:
@@ -82,6 +86,7 @@ def converse(
                 continue
         turn = {"role": "user", "content": text}
         try:
+            _refuse_command(text.strip())
             result = answer([*messages, turn])
         except ValueError as error:
             if not patient:
@@ -90,6 +95,11 @@ def converse(
             continue
         if result.finish_reason != "cancelled":
             messages += [turn, {"role": "assistant", "content": result.text}]
+
+
+def _refuse_command(text: str) -> None:
+    if _COMMAND.match(text):
+        raise ValueError(f"got {text!r:.80}; known words, each on a line of its own: {_WELCOME}")
 
 
 def _typed() -> Iterator[str]:
