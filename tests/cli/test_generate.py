@@ -2,14 +2,16 @@
 
 import io
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
 import gesso
 from gesso.cli.generate import print_stream
+from gesso.cli.lines import answers, on_one_line
 from gesso.generation.events import Commit, End
 from gesso.generation.model import DiffusionGemma
 from gesso.processor import Processor
@@ -147,6 +149,87 @@ def test_a_checkpoint_that_is_none(run: Run, tmp_path: Path) -> None:
     both = ("--verify", "--mode", "autoregressive")
     assert "--verify is for canvases" in run("chat", "--model", "nothing", *both).err
     assert run("generate", "x", "--model", tmp_path).code == 2
+
+
+PROMPTS = ("3 boxes", "two", "Gym at 7")
+LINES = "\n3 boxes\r\ntwo\n \nGym at 7"
+
+
+def test_lines_are_answered_in_their_order(run: Run, checkpoint: Path, tmp_path: Path) -> None:
+    """Each as if it were alone, also where one that comes later ends sooner."""
+    file = tmp_path / "prompts.txt"
+    file.write_bytes(b"\xef\xbb\xbf" + LINES.encode())
+    model = gesso.load(checkpoint)
+    first = model.generate(PROMPTS[0], seed=4)
+    stop = first.text[-2:]
+    results = [model.generate(prompt, seed=4, stop=stop) for prompt in PROMPTS]
+    words = ("generate", "--model", checkpoint, "--seed", 4, "--stop", stop, "--lines")
+    code, out, err = run(*words, file)
+    assert (code, err) == (0, "")
+    assert out == "".join(on_one_line(result.text) + "\n" for result in results)
+    assert run(*words, "-", stdin=LINES) == (code, out, err)
+    said = [json.loads(line) for line in run(*words, file, "--json").out.splitlines()]
+    assert [one["token_ids"] for one in said] == [list(result.token_ids) for result in results]
+    alone = run("generate", PROMPTS[1], "--model", checkpoint, "--json").out
+    assert said[0].keys() == json.loads(alone).keys()
+
+
+def test_answers_wait_for_those_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Engine:
+        def __init__(self, model: str) -> None:
+            assert model == "model"
+
+        def answers(self, prompts: list[str], **options: int) -> Iterator[tuple[int, str]]:
+            assert options == {"seed": 4}
+            for place in (2, 0, 3, 1):
+                yield place, prompts[place].upper()
+
+    monkeypatch.setattr("gesso.engine.Engine", Engine)
+    told = answers(cast(Any, "model"), ["a", "b", "c", "d"], {"seed": 4})
+    assert list(cast(Any, told)) == ["A", "B", "C", "D"]
+
+
+def test_an_answer_has_one_line() -> None:
+    for text, line in [
+        ('{"a":"b\\n"}', '{"a":"b\\n"}'),
+        ("für\n", "für"),
+        ("", ""),
+        ("fü\n\nr\n", '"fü\\n\\nr"'),
+        ('a\r"', '"a\\r\\""'),
+    ]:
+        assert on_one_line(text) == line
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "said"),
+    [
+        (" \n\n", [], "has no line with a prompt; give one prompt a line"),
+        ("a", ["b"], "--lines: got PROMPT 'b' beside it"),
+        ("a", ["--mode", "autoregressive"], "one prompt at a time; --verify gives the same"),
+        ("a\n\n" + "word " * 600, [], "--lines: line 3: the prompt has"),
+        ("a\nb\udcff", [], "--lines: line 2: text cannot be encoded: byte 0xFF"),
+        ("a", ["--raw", "--system", "x"], "--system"),
+    ],
+)
+def test_lines_that_cannot_be_answered(
+    run: Run, checkpoint: Path, tmp_path: Path, text: str, words: list[str], said: str
+) -> None:
+    file = tmp_path / "prompts.txt"
+    file.write_bytes(text.encode(errors="surrogateescape"))
+    for lines, stdin in ((str(file), ""), ("-", text)):
+        code, out, err = run(
+            "generate", "--model", checkpoint, "--lines", lines, *words, stdin=stdin
+        )
+        assert (code, out) == (2, "")
+        assert said in err
+
+
+def test_lines_of_no_file(run: Run, tmp_path: Path) -> None:
+    for name in ("none.txt", ".", "a\0b", "long" * 999):
+        code, _, err = run("generate", "--model", "nothing", "--lines", tmp_path / name)
+        assert code == 2
+        assert "--lines: " in err
+        assert "give a text file, or - for stdin" in err
 
 
 def test_no_prompt(

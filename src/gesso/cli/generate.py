@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from gesso.cli import lines
 from gesso.cli.options import (
     Commands,
     add_generation,
@@ -34,6 +35,12 @@ def add(commands: Commands, *, parents: Sequence[argparse.ArgumentParser]) -> No
         description="Answer a prompt. Text on stdin is put after PROMPT, on a line of its own.",
     )
     parser.add_argument("prompt", nargs="?", metavar="PROMPT")
+    parser.add_argument(
+        "--lines",
+        metavar="FILE",
+        help="answer every line of FILE (- for stdin) that is not blank, a line each in their "
+        "order; an answer with line breaks is printed as a JSON string; --time-budget is for all",
+    )
     add_model(parser)
     add_generation(parser)
     parser.add_argument("--raw", action="store_true", help="the prompt as it stands, no template")
@@ -42,6 +49,8 @@ def add(commands: Commands, *, parents: Sequence[argparse.ArgumentParser]) -> No
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.lines is not None:
+        return _answer_lines(args)
     text = _prompt_text(args.prompt)
     options = generation_options(args) | {"raw": args.raw}
     prompt = _prompt(text, args)
@@ -81,6 +90,30 @@ def print_stream(model: DiffusionGemma, prompt: Prompt, options: dict[str, Any])
             print("" if last.endswith("\n") else "\n", end="", flush=True)
             return event.result
     raise AssertionError("a stream ends with End")
+
+
+def _answer_lines(args: argparse.Namespace) -> int:
+    from gesso.terminal.screen import printable
+
+    if args.prompt is not None:
+        raise ValueError(f"--lines: got PROMPT {args.prompt!r:.80} beside it; give one of the two")
+    options = generation_options(args) | {"raw": args.raw}
+    if options.pop("mode") == "autoregressive":
+        raise ValueError(
+            "--lines: the mode autoregressive answers one prompt at a time; --verify gives the same"
+        )
+    read = lines.read_lines(args.lines)
+    prompts = [_prompt(line.text, args) for line in read]
+    model = load_model(args)
+    lines.check(model, read, prompts, options)
+    for result in lines.answers(model, prompts, options):
+        if args.json:
+            print_json(_to_json(result, args))
+        else:
+            text = lines.on_one_line(result.text)
+            print(printable(text) if sys.stdout.isatty() else text)
+        sys.stdout.flush()
+    return 0
 
 
 def _prompt_text(argument: str | None) -> str:
