@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+import gesso
+from recipes import released
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
@@ -76,6 +79,16 @@ def test_the_readme_has_commands():
     assert len(COMMANDS) >= 6
     for verb in ("generate", "chat", "info", "train", "eval", "bench", "convert"):
         assert any(f"gesso {verb}" in command for command in COMMANDS), verb
+
+
+def test_every_parameter_is_told():
+    table = README.split("## A request's parameters")[1].split("\n## ")[0]
+    told = re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (`.*?) \|", table, re.MULTILINE)))
+    assert sorted(told) == sorted(gesso.Parameters.__dataclass_fields__)
+
+
+def test_the_released_model_is_the_recipes():
+    assert f"gesso info {released.ID}\n" in README
 
 
 @pytest.mark.parametrize("number", range(len(blocks("python"))))
