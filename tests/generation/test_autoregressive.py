@@ -75,3 +75,9 @@ def test_out_of_time_keeps_the_token_in_work_and_cancelling_drops_it(dg: Diffusi
     result = events_of(dg, max_new_tokens=6, cancelled=cancelled)[-1].result
     assert (result.token_ids, result.finish_reason) == ((), "cancelled")
     assert result.stats.forwards == 1
+
+
+def test_there_is_no_canvas_to_verify(dg: DiffusionGemma) -> None:
+    with pytest.raises(ValueError, match="verify: got True with the mode 'autoregressive'"):
+        dg.stream(PROMPTS[0], raw=True, mode="autoregressive", verify=True)
+    dg.stream(PROMPTS[0], raw=True, mode="autoregressive", verify=False)

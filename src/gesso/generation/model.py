@@ -77,8 +77,9 @@ class DiffusionGemma:
     ) -> Iterator[CanvasEvent]:
         """Events while the answer comes about: drafts, commits, and one End with the result.
 
-        prompt: chat messages in OpenAI's shape, or a string: one user turn when the checkpoint
-        has a chat template, or as it stands with raw=True. tools, thinking: for the template.
+        prompt: chat messages in OpenAI's shape, where a result's tool_calls may stand too, or a
+        string: one user turn when the checkpoint has a chat template, or as it stands with
+        raw=True. tools, thinking: for the template.
         mode "autoregressive" runs the causal pass token by token. cancelled: set it from another
         thread to end early. parameters: see `Parameters`. ValueError before any work starts.
         """
@@ -88,6 +89,11 @@ class DiffusionGemma:
             prompt, parameters, raw=raw, tools=tools, thinking=thinking, cancelled=cancelled
         )
         if mode == "autoregressive":
+            if request.parameters.verify:
+                raise ValueError(
+                    "verify: got True with the mode 'autoregressive', which has no canvas to "
+                    "verify; leave one of the two out, the answer is the same"
+                )
             return generate_autoregressive(self.network, self.processor, request)
         return self._events([request])
 
