@@ -1,6 +1,7 @@
 """A step by kernels against the reference loop; without a GPU under Triton's interpreter."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -134,6 +135,35 @@ def test_room_grows_while_a_row_is_at_work(
     ]
     engine = make_engine(dg, device, rows=2)
     assert together(engine, schedule) == [alone(dg, one) for one in schedule]
+
+
+def test_slots_are_for_the_rows_at_work(
+    dg: DiffusionGemma, device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not for all that there may be: one of many columns costs its own alone, and is forgotten when
+    others need more slots. Nothing is ever larger than what was said when it was let in."""
+    monkeypatch.setattr("gesso.engine.device._COLUMNS", 16)
+    made: list[tuple[int, int]] = []
+
+    class Watched(Slots):
+        def __init__(self, *given: Any, rows: int, columns: int, **keys: Any) -> None:
+            made.append((rows, columns))
+            super().__init__(*given, rows=rows, columns=columns, **keys)
+
+    monkeypatch.setattr("gesso.engine.device.Slots", Watched)
+    short = dict(max_new_tokens=1, adaptive_stop=False)
+    long = plan([0, 1] * 20, max_denoising_steps=1, **short)
+    mates = [plan([place], max_denoising_steps=2, **short) for place in range(2)]
+    engine = make_engine(dg, device, rows=8)
+    steps = engine._stepper
+    of_one = [dg.network.cache_bytes(columns) for columns in (96, 16)]
+    assert steps.held([96]) == of_one[0]
+    assert steps.held([8] * 3) == 4 * of_one[1]
+    assert together(engine, [long]) == [alone(dg, long)]
+    assert made == [(1, 96)]
+    assert together(engine, mates) == [alone(dg, one) for one in mates]
+    assert made == [(1, 96), (2, 16)]
+    assert steps.held([8]) == 2 * of_one[1]
 
 
 def test_who_stops_asking_frees_the_slots(dg: DiffusionGemma, device: torch.device) -> None:

@@ -29,7 +29,7 @@ from gesso.kernels.gpu.head import head
 from gesso.kernels.gpu.soft_embed import SPANS, soft_embed
 from gesso.model.network import Network
 
-# Slots are as long as the longest request, in units of so many columns.
+# Slots are as long as the longest request, in units of so many columns, or of an eighth of it.
 _COLUMNS = 1024
 # Steps of a policy, and drafts that a stop rule looks back on, for which there is room at first.
 _STEPS, _MEMORY = 64, 2
@@ -148,8 +148,7 @@ class DeviceSteps:
         self, canvases: _Canvases, rows: Sequence[Row]
     ) -> Iterator[tuple[Row, StepOutput]]:
         places = [self._slot_of(row) for row in rows]
-        padded = min(self._rows, 1 << max(places).bit_length())
-        outcome = self._run(canvases, padded).clone()
+        outcome = self._run(canvases, self._padded(max(places) + 1)).clone()
         finished = canvases.state.finished.tolist()  # the one question a step asks of the device
         for at, row in zip(places, rows, strict=True):
             yield row, outcome.row(at, step=self._taken[at], finished=finished[at])
@@ -203,11 +202,14 @@ class DeviceSteps:
         return work + recorded * ends + activations(config, recorded)
 
     def held(self, columns: Sequence[int]) -> int:
-        """Bytes of the slots while requests of so many columns each are at work: never less than
-        they have come to already."""
-        there = self._slots.columns if self._slots else 0
-        longest = max([there, *map(_round_up, columns)])
-        return self._rows * self._network.cache_bytes(longest)
+        """Bytes of the slots while requests of so many columns each are at work: of those that
+        are there, where they do, else of those that are made in their place."""
+        used = (at + 1 for at, row in enumerate(self._placed) if row is not None)
+        rows = self._padded(max([len(columns), *used]))
+        longest = max(map(_round_up, columns), default=0)
+        if (there := self._slots) and there.rows >= rows and there.columns >= longest:
+            rows, longest = there.rows, there.columns
+        return rows * self._network.cache_bytes(longest)
 
     def _place(self, row: Row) -> int:
         """The lowest slot that is free or the row's own: a step takes all below the highest."""
@@ -224,16 +226,19 @@ class DeviceSteps:
     def _make_room(self, row: Row) -> None:
         """Larger tensors where this row needs them; what was recorded over the old ones goes, and
         so do they, before there are new ones: rows have all columns themselves."""
-        if self._slots is None or row.columns > self._slots.columns:
+        placed = [(at, other) for at, other in enumerate(self._placed) if other is not None]
+        rows, there = self._padded(placed[-1][0] + 1), self._slots
+        if there is None or there.rows < rows or there.columns < row.columns:
             network = self._network
             self._forget_graphs()
-            self._slots = None
+            self._slots = there = None
             self._slots = Slots(
-                network.config.text, rows=self._rows, columns=_round_up(row.columns),
+                network.config.text, rows=rows,
+                columns=max(_round_up(other.columns) for _, other in placed),
                 dtype=network.kv_cache_dtype or network.dtype, device=network.device,
             )  # fmt: skip
-            for at, other in enumerate(self._placed):
-                if other is not None and other is not row:
+            for at, other in placed:
+                if other is not row:
                     self._slots.put(at, other.cache)
         if (more := row.policy.steps - self._heat.shape[1]) > 0:
             self._heat = F.pad(self._heat, (0, more), value=1.0)
@@ -244,6 +249,10 @@ class DeviceSteps:
             at_work = {other.request.canvas_length for other in self._placed if other is not None}
             self._canvases = {n: each for n, each in self._canvases.items() if n in at_work}
             self._canvases[length] = _Canvases(self._network, rows=self._rows, length=length)
+
+    def _padded(self, rows: int) -> int:
+        """How many slots a step over so many takes: the next power of two."""
+        return min(self._rows, 1 << (rows - 1).bit_length()) if rows else 0
 
     def _forget_graphs(self) -> None:
         for canvases in self._canvases.values():
@@ -315,4 +324,5 @@ class DeviceSteps:
 
 
 def _round_up(columns: int) -> int:
-    return -(-columns // _COLUMNS) * _COLUMNS
+    unit = max(_COLUMNS, 1 << max(0, (columns - 1).bit_length() - 3))
+    return -(-columns // unit) * unit

@@ -26,7 +26,7 @@ class Slots:
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
-        self.columns = columns
+        self.rows, self.columns = rows, columns
         self.full = torch.zeros(rows, dtype=torch.int64, device=device)
         self.sliding = torch.zeros_like(self.full)
         self._config = config
