@@ -112,6 +112,52 @@ def test_step(run: Run, checkpoint: Path, random: bool) -> None:
     assert "floor" in out
 
 
+def test_a_peer_s_steps_beside_ours(
+    run: Run, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of random weights in the same shape; as it runs without compilation, which takes minutes."""
+    peer = pytest.importorskip("gesso.bench.transformers_peer")
+    monkeypatch.setattr(peer, "_CACHES", (None,))
+    words = ["--model", checkpoint, "--random", "--rows", 2, "--context", 9, "--steps", 2]
+    words += ["--canvases", 2, "--rounds", 2, "--dtype", "float32", "--peer", "transformers"]
+    code, out, err = run("bench", "step", *words, "--json")
+    assert (code, err) == (0, "")
+    report = json.loads(out)
+    [found] = report["peers"]
+    assert report["notes"] == []
+    assert (found["name"], found["dtype"]) == ("transformers", "float32")
+    assert found["version"] == peer.transformers.__version__
+    assert len(found["ms_per_step_all"]) == len(found["tokens_per_second_all"]) == 2
+    # Two rows of two canvases of 5 tokens: three steps, and one with the encoding between them.
+    for ms, speed in zip(found["ms_per_step_all"], found["tokens_per_second_all"], strict=True):
+        assert 0 < 3 * ms / 1e3 < 20 / speed
+
+
+def test_a_peer_that_fails_is_noted(
+    run: Run, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("out of memory\nand more")
+
+    peer = pytest.importorskip("gesso.bench.transformers_peer")
+    monkeypatch.setattr(peer.Transformers, "draft_times", fail)
+    words = ("--model", checkpoint, "--random", "--steps", 2, "--rounds", 1, "--context", 9)
+    code, out, err = run("bench", "step", *words, "--peer", "transformers", "--json")
+    assert (code, err) == (0, "")
+    report = json.loads(out)
+    assert report["peers"] == []
+    assert report["notes"][0] == "transformers failed: RuntimeError: out of memory"
+    assert len(report["notes"]) == 2
+
+
+def test_what_no_peer_can_be_asked(run: Run, checkpoint: Path) -> None:
+    words = ("bench", "step", "--model", checkpoint, "--peer", "transformers")
+    code, _, err = run(*words, "--steps", 1, "--canvases", 1)
+    assert (code, "give more steps" in err) == (2, True)
+    code, _, err = run(*words, "--vary", "rows", "--over", 1)
+    assert (code, "--peer and --vary" in err) == (2, True)
+
+
 def test_prefill(run: Run, checkpoint: Path) -> None:
     words = ["--model", checkpoint, "--tokens", 40, 7, "--chunk", 6, "--dtype", "float32"]
     code, out, err = run("bench", "prefill", *words, "--json")

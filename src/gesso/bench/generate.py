@@ -11,12 +11,11 @@ import itertools
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from gesso.bench.contender import Contender, Gesso
+from gesso.bench.contender import Contender, Gesso, first_line, peer_module
 from gesso.checkpoint import resolve
 from gesso.environment import environment, fast_dtype
 from gesso.generation.model import DiffusionGemma
@@ -56,7 +55,7 @@ def bench_generate(
         notes.append(f"gesso (compiled) left out: {error}")
     first, contenders = ours[0], list[Contender](ours)
     if peer is not None:
-        contenders += _peers(peer, folder, dtypes)
+        contenders += peer_module(peer).transformers_contenders(folder, dtypes)
     length = first.model.network.config.canvas_length
     prompts = _prompts(first.model)
     work = {"steps": steps, "new_tokens": canvases * length}
@@ -109,7 +108,7 @@ def _in_turns(
             except Exception as error:  # a peer's failure is a finding, not the end of the run
                 if isinstance(contender, Gesso):
                     raise
-                notes.append(f"{contender.name} {contender.dtype} failed: {_first_line(error)}")
+                notes.append(f"{contender.name} {contender.dtype} failed: {first_line(error)}")
                 del seconds[contender]
                 continue
             if done:
@@ -129,18 +128,6 @@ def _time(contender: Contender, prompts: Sequence[list[int]], **work: int) -> fl
 def _prompts(model: DiffusionGemma) -> list[list[int]]:
     examples = itertools.islice(get_task("extract").examples(split="names", seed=0), _PROMPTS)
     return [model.processor.encode_prompt(example.prompt) for example in examples]
-
-
-def _peers(peer: str, folder: Path, dtypes: Sequence[str]) -> list[Contender]:
-    if peer != "transformers":
-        raise ValueError(f"peer: got {peer!r}; known is 'transformers'")
-    try:
-        from gesso.bench.transformers_peer import transformers_contenders
-    except ImportError as error:
-        raise ValueError(
-            f"peer: transformers is not installed ({error}); pip install 'gesso[dev]'"
-        ) from None
-    return transformers_contenders(folder, dtypes)
 
 
 def _row(
@@ -174,7 +161,3 @@ def _ratios(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
         if ours and theirs:
             ratios[name] = ours / theirs
     return ratios
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"

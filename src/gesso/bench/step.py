@@ -11,15 +11,17 @@ import statistics
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
+from gesso.bench.peer_steps import PeerSteps
 from gesso.bench.request import random_request
 from gesso.bench.subject import Subject, model_of
+from gesso.bench.work import Work
 from gesso.cache import KVCache
 from gesso.diffusion.draws import SeededDraws
 from gesso.engine.choice import make_stepper
@@ -33,43 +35,28 @@ from gesso.model.network import Network
 from gesso.model.quantize import stored_bytes
 from gesso.quant import QuantExperts
 
-# Published settings by name: one user, 1,024 random tokens in and out, 16 fixed steps a canvas,
-# stop ids ignored, prefill left out.
-PROTOCOLS = {"vllm-2026-06": dict(rows=1, context=1024, steps=16, canvases=4)}
 _EXPERTS = (Experts, QuantExperts)
 # Names of a breakdown; what is below them is one entry.
 _NAMED = 12
-
-
-@dataclass(frozen=True, kw_only=True)
-class Work:
-    """rows: canvases of one step, each behind `context` random tokens. canvases: that every row
-    writes in a round, each of so many `steps` and, but for the last, a commit, which the engine
-    joins with the next canvas's first step where there is one row; prefill is left out."""
-
-    rows: int = 1
-    context: int = 1024
-    steps: int = 16
-    canvases: int = 4
-    rounds: int = 5
-
-    def __post_init__(self) -> None:
-        for name, value in asdict(self).items():
-            if value < 1:
-                raise ValueError(f"{name}: got {value}; expected at least 1")
 
 
 def bench_step(
     subject: Subject,
     work: Work,
     *,
+    peer: str | None = None,
     threads: int | None = None,
     on_round: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
-    """A report that serialises to JSON: "ms_per_step", "floor_ms" and "breakdown"."""
+    """A report that serialises to JSON: "ms_per_step", "floor_ms" and "breakdown".
+
+    peer: "transformers" or None; what it took is in "peers", and why it failed in "notes".
+    """
     if threads is not None:
         torch.set_num_threads(threads)
-    return measure_step(subject, subject.build(), work, on_round=on_round)
+    network = subject.build()
+    peers = None if peer is None else PeerSteps(peer, subject, network, work)
+    return measure_step(subject, network, work, peers=peers, on_round=on_round)
 
 
 @torch.inference_mode()
@@ -78,6 +65,7 @@ def measure_step(
     network: Network,
     work: Work,
     *,
+    peers: PeerSteps | None = None,
     on_round: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
     """`bench_step` of a network that is there."""
@@ -93,6 +81,8 @@ def measure_step(
             one = _answer(network, stepper, at_work, prompts, work, join=join)
             if done:  # the first compiles and records
                 found.append(one)
+        if peers is not None:
+            peers.turn([row.request.prompt_ids for row in at_work], counts=done > 0)
         on_round(done, work.rounds)
     median = statistics.median(found.step for found in passes)
     touched = _experts_touched(network, at_work)
@@ -117,6 +107,7 @@ def measure_step(
         "over_floor": median * 1e3 / floor["floor_ms"],
         "experts_touched": touched,
         "breakdown": _breakdown(network, stepper, at_work),
+        **({} if peers is None else peers.report()),
         "environment": environment(),
     }
 

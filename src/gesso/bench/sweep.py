@@ -8,8 +8,9 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from gesso.bench.step import Work, measure_step
+from gesso.bench.step import measure_step
 from gesso.bench.subject import Subject
+from gesso.bench.work import Work
 
 Varied = Literal["rows", "context", "steps"]
 

@@ -7,20 +7,41 @@ the sliding window; the time is what is compared here.)
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import DiffusionGemmaForBlockDiffusion
+import transformers
+from torch import Tensor
+from transformers import DiffusionGemmaConfig, DiffusionGemmaForBlockDiffusion
 from transformers.models.diffusion_gemma.generation_diffusion_gemma import (
     EntropyBoundSamplerConfig,
 )
 
-from gesso.bench.contender import Contender
+from gesso.bench.contender import Contender, Drafter
+
+_CACHES = (None, "static")  # of which the second is compiled
+
+
+class _Clock:
+    """A streamer: its generate brings each draft to the host, and tells of it."""
+
+    def __init__(self) -> None:
+        self.drafts: list[float] = []
+
+    def put_draft(self, value: Tensor) -> None:
+        self.drafts.append(time.perf_counter())
+
+    def put(self, value: Tensor) -> None: ...
+
+    def end(self) -> None: ...
 
 
 class Transformers:
+    version: str = transformers.__version__
+
     def __init__(self, model: Any, *, dtype: str, cache: str | None) -> None:
         self.name = "transformers" if cache is None else f"transformers ({cache} cache, compiled)"
         self.dtype = dtype
@@ -28,8 +49,24 @@ class Transformers:
         self._cache = {} if cache is None else {"cache_implementation": cache}
 
     def generate(self, prompt_ids: Sequence[int], *, steps: int, new_tokens: int) -> int:
-        ids = torch.tensor([list(prompt_ids)])
-        out = self._model.generate(
+        ids = self._ids([prompt_ids])
+        return self._generate(ids, steps, new_tokens).shape[1] - ids.shape[1]
+
+    def draft_times(
+        self, prompts: Sequence[Sequence[int]], *, steps: int, new_tokens: int
+    ) -> list[float]:
+        clock = _Clock()
+        self._generate(self._ids(prompts), steps, new_tokens, streamer=clock)
+        return clock.drafts
+
+    def _ids(self, prompts: Sequence[Sequence[int]]) -> Tensor:
+        return torch.tensor([list(prompt) for prompt in prompts], device=self._model.device)
+
+    def _generate(
+        self, ids: Tensor, steps: int, new_tokens: int, *, streamer: _Clock | None = None
+    ) -> Tensor:
+        """Prompts (B, n) with their answers behind them."""
+        found: Tensor = self._model.generate(
             input_ids=ids,
             attention_mask=torch.ones_like(ids, dtype=torch.bool),
             max_new_tokens=new_tokens,
@@ -43,9 +80,10 @@ class Transformers:
             pad_token_id=0,
             # An id that no canvas can hold: no answer ends early.
             eos_token_id=[self._model.config.text_config.vocab_size],
+            streamer=streamer,
             **self._cache,
-        )
-        return out.sequences.shape[1] - ids.shape[1]
+        ).sequences
+        return found
 
 
 def transformers_contenders(folder: Path, dtypes: Sequence[str]) -> list[Contender]:
@@ -53,7 +91,23 @@ def transformers_contenders(folder: Path, dtypes: Sequence[str]) -> list[Contend
     contenders: list[Contender] = []
     for name in dtypes:
         dtype = getattr(torch, name)
-        for cache in (None, "static"):
+        for cache in _CACHES:
             model = DiffusionGemmaForBlockDiffusion.from_pretrained(folder, dtype=dtype).eval()
             contenders.append(Transformers(model, dtype=name, cache=cache))
     return contenders
+
+
+def transformers_drafters(
+    folder: Path, *, dtype: torch.dtype, device: torch.device, random: bool
+) -> list[Drafter]:
+    """With and without compilation, of one model: the folder's, or random weights of its shape that
+    are made on the device."""
+    kind: Any = DiffusionGemmaForBlockDiffusion
+    if random:
+        with device:
+            model = kind._from_config(DiffusionGemmaConfig.from_pretrained(folder), dtype=dtype)
+    else:
+        model = kind.from_pretrained(folder, dtype=dtype).to(device)
+    model.eval().requires_grad_(False)
+    name = str(dtype).removeprefix("torch.")
+    return [Transformers(model, dtype=name, cache=cache) for cache in _CACHES]

@@ -29,7 +29,7 @@ def add(commands: Commands, *, parents: Sequence[argparse.ArgumentParser]) -> No
     )
     kinds = parser.add_subparsers(dest="what", required=True, metavar="generate|serve|step|prefill")
     generate = _add(kinds, parents, "generate", "one user: wall tokens per second, and a peer's")
-    generate.add_argument("--peer", choices=("transformers",), help="whom to measure beside")
+    _add_peer(generate)
     generate.add_argument("--steps", type=int, default=16, metavar="N", help="of a canvas (16)")
     serve = _add(kinds, parents, "serve", "many users of one engine: throughput and latency")
     serve.add_argument(
@@ -66,6 +66,7 @@ def add(commands: Commands, *, parents: Sequence[argparse.ArgumentParser]) -> No
     step.add_argument(
         "--protocol", choices=("vllm-2026-06",), help="rows, context, steps and canvases by name"
     )
+    _add_peer(step)
     prefill = _add(kinds, parents, "prefill", "long prompts in chunks: time and memory")
     _add_network(prefill)
     prefill.add_argument(
@@ -75,6 +76,10 @@ def add(commands: Commands, *, parents: Sequence[argparse.ArgumentParser]) -> No
     prefill.add_argument(
         "--chunk", type=int, default=1024, metavar="N", help="encoded at a time (1024)"
     )
+
+
+def _add_peer(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--peer", choices=("transformers",), help="whom to measure beside")
 
 
 def _add_network(
@@ -166,7 +171,9 @@ def _measure(args: argparse.Namespace, on_round: Callable[[int, int], None]) -> 
         amounts = _picked(args, "rows", "context", "steps", "canvases", "rounds")
         work = Work(**amounts | PROTOCOLS.get(args.protocol, {}))
         if args.vary is None:
-            return bench_step(_subject(args), work, **common)
+            return bench_step(_subject(args), work, peer=args.peer, **common)
+        if args.peer is not None:
+            raise ValueError("--peer and --vary: got both; measure a peer at one width at a time")
         return bench_sweep(_subject(args), work, vary=args.vary, values=args.over, **common)
     common["rounds"] = args.rounds
     if args.what == "prefill":
