@@ -14,15 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gesso.engine import Engine
+    from gesso.engine.answers import load
     from gesso.generation.events import Commit, Draft, End, Result
-    from gesso.generation.model import DiffusionGemma, load
+    from gesso.generation.model import DiffusionGemma
     from gesso.generation.request import Parameters
     from gesso.processor import ToolCall
 
 __version__ = version("gesso")
 
 _HOMES = {
-    "load": "gesso.generation.model",
+    "load": "gesso.engine.answers",
     "DiffusionGemma": "gesso.generation.model",
     "Engine": "gesso.engine",
     "Draft": "gesso.generation.events",

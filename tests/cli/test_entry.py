@@ -59,7 +59,7 @@ def test_a_failure_of_ours_is_one_line_and_debug_shows_where(
     def fail(*args: object, **options: object) -> None:
         raise RuntimeError("the disk\nis on fire")
 
-    monkeypatch.setattr("gesso.generation.model.load", fail)
+    monkeypatch.setattr("gesso.engine.answers.load", fail)
     code, _, err = run("generate", "x", "--model", checkpoint)
     assert code == 1
     assert err == "gesso: RuntimeError: the disk is on fire (--debug shows where)\n"
@@ -73,7 +73,7 @@ def test_ctrl_c(run: Run, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> 
     def interrupt(*args: object, **options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("gesso.generation.model.load", interrupt)
+    monkeypatch.setattr("gesso.engine.answers.load", interrupt)
     assert run("generate", "x", "--model", checkpoint) == (130, "", "")
 
 

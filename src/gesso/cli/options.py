@@ -118,7 +118,7 @@ def add_generation(parser: argparse.ArgumentParser) -> None:
 
 
 def load_model(args: argparse.Namespace) -> DiffusionGemma:
-    from gesso.generation.model import load
+    from gesso.engine.answers import load
     from gesso.terminal.progress import Waiting
 
     set_threads(args)

@@ -86,12 +86,16 @@ class Engine:
 
     def submit_request(self, request: Request) -> int:
         """As `submit`, for a request that has been made already."""
-        self._admission.check(request)
+        self.check(request)
         number = self._submitted
         self._submitted += 1
         answer = Answer(number, request, self.model.processor, time.perf_counter())
         self._admission.add(number, request, answer)
         return number
+
+    def check(self, request: Request) -> None:
+        """ValueError for what could never fit the memory."""
+        self._admission.check(request)
 
     def run(self) -> Iterator[CanvasEvent]:
         """Steps until every request has ended."""
@@ -110,7 +114,7 @@ class Engine:
             raise ValueError("answers: other requests are at work; let run() end them first")
         requests = [self._request(prompt, keys) for prompt in prompts]
         for request in requests:
-            self._admission.check(request)
+            self.check(request)
         places = {self.submit_request(request): place for place, request in enumerate(requests)}
         own, others, left = frozenset(places), list[CanvasEvent](), len(places)
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -48,6 +48,8 @@ class DiffusionGemma:
         self.network = network
         self.processor = processor
         self.generation = generation
+        # What answers in place of the readable loop, with the same events.
+        self.answers: Callable[[Sequence[Request]], Iterator[CanvasEvent]] | None = None
 
     def generate(
         self,
@@ -146,6 +148,8 @@ class DiffusionGemma:
         return _result(self._events([self._request(prompt_ids, parameters)]))
 
     def _events(self, requests: Sequence[Request]) -> Iterator[CanvasEvent]:
+        if self.answers is not None:
+            return self.answers(requests)
         return generate_events(self.network, self.processor, requests)
 
     def request(
@@ -218,8 +222,8 @@ def load(
     device: "auto" takes a GPU when there is one. dtype: "float32", "bfloat16", "float16" (not with
     weights in few bits) or "auto": float32 on a CPU, the checkpoint's own elsewhere. adapter: a
     folder with a LoRA adapter in PEFT's format, merged into the weights. quantize: "fp8", "nvfp4"
-    or "int4": keep the experts in that format and the other linear maps in FP8; for memory, no
-    faster yet. A checkpoint that is in few bits on disk (docs/quantization.md) takes neither.
+    or "int4": keep the experts in that format and the other linear maps in FP8, for memory's
+    sake; kernels read them as they are stored. A checkpoint that is in few bits on disk (docs/quantization.md) takes neither.
     kv_cache_dtype: "fp8" keeps keys and values in half of bfloat16's memory. compile: on a CPU,
     passes in C++, several times as fast; they need a C++ compiler once, for some seconds, have a
     copy of the weights, and do not see it when those are changed later. They compute in float32;
