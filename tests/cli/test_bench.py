@@ -6,7 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import Tensor
 
+from gesso.cache import KVCache
+from gesso.engine.joined import JoinedSteps
 from tests.cli.conftest import Run
 
 REPORT = {
@@ -110,6 +113,31 @@ def test_step(run: Run, checkpoint: Path, random: bool) -> None:
     code, out, _ = run("bench", "step", *words)
     assert code == 0
     assert "floor" in out
+
+
+def test_the_engine_s_answers_leave_prompts_out(
+    run: Run, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded: list[int] = []
+    encode = JoinedSteps.encode
+
+    def note(self: JoinedSteps, ids: Tensor, cache: KVCache) -> Tensor:
+        encoded.append(ids.shape[1])
+        return encode(self, ids, cache)
+
+    monkeypatch.setattr(JoinedSteps, "encode", note)
+    words = ["--model", checkpoint, "--random", "--rows", 2, "--context", 9, "--steps", 2]
+    words += ["--canvases", 3, "--rounds", 2, "--device", "cpu", "--dtype", "float32"]
+    code, out, err = run("bench", "step", *words, "--json")
+    assert (code, err) == (0, "")
+    report = json.loads(out)
+    speeds = report["tokens_per_second_engine_all"]
+    assert len(speeds) == 2
+    assert min(speeds) <= report["tokens_per_second_engine"] <= max(speeds)
+    assert 9 not in encoded
+    # Two canvases of 5 tokens of each of 2 rows, in 3 rounds (the first does not count), by steps
+    # alone and by the engine.
+    assert encoded.count(5) == 2 * 2 * 3 * 2
 
 
 def test_a_peer_s_steps_beside_ours(

@@ -24,11 +24,14 @@ from gesso.bench.subject import Subject, model_of
 from gesso.bench.work import Work
 from gesso.cache import KVCache
 from gesso.diffusion.draws import SeededDraws
+from gesso.engine import Engine
 from gesso.engine.choice import make_stepper
+from gesso.engine.prefix import Prefix
 from gesso.engine.row import Row
 from gesso.engine.stepper import Stepper
 from gesso.environment import environment
 from gesso.generation.answer import Answer
+from gesso.generation.events import End
 from gesso.generation.model import DiffusionGemma
 from gesso.model.moe import Experts, Router
 from gesso.model.network import Network
@@ -50,7 +53,9 @@ def bench_step(
 ) -> dict[str, Any]:
     """A report that serialises to JSON: "ms_per_step", "floor_ms" and "breakdown".
 
-    peer: "transformers" or None; what it took is in "peers", and why it failed in "notes".
+    tokens_per_second is of steps and commits alone, tokens_per_second_engine of the same answers
+    from `Engine`, with all that it does around them. peer: "transformers" or None; what it took is
+    in "peers", and why it failed in "notes".
     """
     if threads is not None:
         torch.set_num_threads(threads)
@@ -76,11 +81,16 @@ def measure_step(
     joins = work.rows == 1 and work.steps > 1 and network.compiled is None  # as the engine does
     passes: list[_Pass] = []
     joined: list[_Pass] = []
+    engine = Engine(model, max_rows=work.rows, stepper=stepper)
+    by_engine: list[float] = []
     for done in range(work.rounds + 1):
         for found, join in [(passes, False), (joined, True)][: 1 + joins]:
             one = _answer(network, stepper, at_work, prompts, work, join=join)
             if done:  # the first compiles and records
                 found.append(one)
+        seconds = _through(engine, stepper, at_work, prompts)
+        if done:
+            by_engine.append(seconds)
         if peers is not None:
             peers.turn([row.request.prompt_ids for row in at_work], counts=done > 0)
         on_round(done, work.rounds)
@@ -99,6 +109,8 @@ def measure_step(
         "tokens_per_second_all": [tokens / found.seconds for found in whole],
         "commits_joined": joins,
         "tokens_per_second_apart": tokens / statistics.median(found.seconds for found in passes),
+        "tokens_per_second_engine": tokens / statistics.median(by_engine),
+        "tokens_per_second_engine_all": [tokens / seconds for seconds in by_engine],
         "ms_per_step": median * 1e3,
         "ms_per_step_all": [found.step * 1e3 for found in passes],
         "ms_per_commit": statistics.median(found.commit for found in whole) * 1e3,
@@ -185,6 +197,23 @@ def _answer(
         committing += _now(network) - started
     commits = max(1, work.canvases - 1)
     return _Pass(stepping + committing, stepping / steps, committing / commits)
+
+
+def _through(engine: Engine, stepper: Stepper, rows: list[Row], prompts: list[KVCache]) -> float:
+    """Seconds of the same answers from the engine, which also lets in, tells of every draft, reads
+    the text and keeps columns; it is given those of the prompts."""
+    stepper.clear()
+    engine.prefixes.shrink(0)
+    for row, prompt in zip(rows, prompts, strict=True):
+        known = Prefix()
+        known.extend(row.request.prompt_ids, prompt, mark=True)
+        engine.prefixes.keep(known)
+    started = time.perf_counter()
+    for row in rows:
+        engine.submit_request(row.request)
+    ended = sum(isinstance(event, End) for event in engine.run())
+    assert ended == len(rows)
+    return time.perf_counter() - started
 
 
 def _now(network: Network) -> float:
