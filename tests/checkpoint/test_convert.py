@@ -63,9 +63,10 @@ def same(network: Network, other: Network) -> bool:
 def test_what_is_converted_loads_as_what_is_quantized_at_load(
     source: Path, name: str, dtype: torch.dtype
 ) -> None:
-    """Bit by bit, and in shards as in one file."""
+    """Bit by bit, and in shards as in one file; and as a wide network that is quantized then."""
     network = load_network(source, dtype=dtype)
     quantize_network(network, SCHEMES[name])
+    assert same(load_network(source, dtype=dtype, quantize=SCHEMES[name]), network)
     assert same(load_network(converted(source, name), dtype=dtype), network)
     folder = converted(source, name, max_shard_bytes=20_000)
     assert len(list(folder.glob("*.safetensors"))) > 3
@@ -379,6 +380,19 @@ def test_what_is_not_converted(source: Path, make_network: Callable[..., Network
     with pytest.raises(ValueError, match=r"experts.down_proj: holds NaN"):
         convert_checkpoint(source, out, quantize="nvfp4")
     assert {path.name for path in source.parent.iterdir()} == {"source", "fp8", "odd"}
+
+
+def test_what_is_not_quantized_at_load(
+    source: Path, make_network: Callable[..., Network], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen before a weight is read."""
+    done, odd = converted(source, "fp8"), source.with_name("odd")
+    save_checkpoint(make_network(moe_intermediate_size=24), odd, generation=None)
+    monkeypatch.setattr("gesso.checkpoint.read.open_weights", None)
+    with pytest.raises(ValueError, match="in few bits already"):
+        load_network(done, quantize=SCHEMES["nvfp4"])
+    with pytest.raises(ValueError, match="24 inputs does not fall into groups of 16"):
+        load_network(odd, quantize=SCHEMES["nvfp4"])
 
 
 def test_a_network_in_few_bits_is_not_saved(source: Path) -> None:

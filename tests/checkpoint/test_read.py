@@ -1,6 +1,7 @@
 """Loading: what is read, what is refused and how that is said, and how much memory it takes."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from gesso.checkpoint import load_network, read_config, read_generation_config, 
 from gesso.checkpoint.names import published_name
 from gesso.config import GenerationConfig
 from gesso.model.network import Network
+from gesso.model.quantize import SCHEMES, quantize_network, stored_bytes
 
 SCALE = "model.decoder.layers.1.router.scale"
 
@@ -247,40 +249,68 @@ import sys
 from pathlib import Path
 import torch
 from gesso.checkpoint import load_network
+from gesso.model.quantize import SCHEMES
 
 def memory(field):
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
 
 torch.set_num_threads(1)
-small, large, dtype = sys.argv[1:]
-load_network(Path(small))  # what torch sets up at first use is not the model's
+small, large, dtype, *name = sys.argv[1:]
+options = dict(dtype=getattr(torch, dtype), quantize=SCHEMES[name[0]] if name else None)
+load_network(Path(small), **options)  # what torch sets up at first use is not the model's
 before = memory("VmRSS")
-network = load_network(Path(large), dtype=getattr(torch, dtype))
+network = load_network(Path(large), **options)
 print(memory("VmHWM") - before)
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's own count")
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_peak_memory_is_the_model_and_one_tensor(
-    folder: Path, make_network: Callable[..., Network], tmp_path: Path, dtype: str
-) -> None:
-    """As the kernel counts it, in a process of its own, for 70 MB of float32 weights."""
-    large = make_network(
+@pytest.fixture
+def large(make_network: Callable[..., Network], tmp_path: Path) -> Path:
+    """70 MB of float32 weights."""
+    network = make_network(
         vision=False, vocab_size=4096, hidden_size=512, num_experts=16, moe_intermediate_size=192
     )
-    save_checkpoint(large, tmp_path / "large", generation=None)
-    stored = [t.numel() * 4 for t in large.state_dict().values()]
+    save_checkpoint(network, tmp_path / "large", generation=None)
+    return tmp_path / "large"
+
+
+def peak_memory(*arguments: Path | str) -> int:
+    """As the kernel counts it, in a process of its own."""
     run = subprocess.run(
-        [sys.executable, "-c", MEASURE, str(folder), str(tmp_path / "large"), dtype],
+        [sys.executable, "-c", MEASURE, *map(str, arguments)],
         capture_output=True,
         text=True,
         check=True,
+        # What is freed goes back at once: holes between small tensors are not the model's either.
+        env=os.environ | {"MALLOC_MMAP_THRESHOLD_": "100000"},
     )
+    return int(run.stdout)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's own count")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_peak_memory_is_the_model_and_one_tensor(folder: Path, large: Path, dtype: str) -> None:
+    stored = [t.nbytes for t in load_network(large).state_dict().values()]
     model = sum(stored) * getattr(torch, dtype).itemsize / 4
     # One tensor as stored and as cast, and 8 MB of slack for headers and the allocator. A file
     # that stays mapped, or a second copy of the model, would add 30 MB at least.
     most = model + 1.5 * max(stored) + 8e6
     assert most < model + sum(stored) / 2
-    assert 0.9 * model < int(run.stdout) < most
+    assert 0.9 * model < peak_memory(folder, large, dtype) < most
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's own count")
+@pytest.mark.parametrize("name", ["fp8", "nvfp4"])
+def test_peak_memory_of_quantizing_is_the_small_model_and_one_tensor(
+    folder: Path, large: Path, name: str
+) -> None:
+    wide = load_network(large)
+    stored = [t.nbytes for t in wide.state_dict().values()]
+    quantize_network(wide, SCHEMES[name])
+    model = stored_bytes(wide)
+    # A stack as stored, what one of its matrices is rounded in (ten times its 0.8 MB of float32),
+    # and 8 MB of slack.
+    most = model + max(stored) + 8e6 + 8e6
+    assert most < sum(stored) - max(stored)
+    assert 0.9 * model < peak_memory(folder, large, "float32", name) < most

@@ -115,11 +115,9 @@ def spare_names(network: Network, packed: Mapping[str, Layout]) -> set[str]:
 
 def fill_in(network: Network, rows: Rows, tensor: Tensor, *, device: torch.device | str) -> None:
     """Put one of the file's tensors in its place; the first of a weight makes room for all."""
-    stored, name = _weight(network, rows.weight), rows.part.name
-    if stored.get_buffer(name).is_meta:
-        setattr(stored, name, torch.empty_like(stored.get_buffer(name), device=device))
+    room = _weight(network, rows.weight).room(rows.part.name, device)
     # The one number of a `whole` goes to all its rows.
-    _of(stored.get_buffer(name), rows.matrix)[rows.rows] = tensor.to(device)
+    _of(room, rows.matrix)[rows.rows] = tensor.to(device)
 
 
 def finish(network: Network, packed: Mapping[str, Layout]) -> None:

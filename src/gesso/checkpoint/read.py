@@ -2,12 +2,13 @@
 
 The network is laid out without memory first; then each tensor is read, checked, cast, moved and
 put in its place before the next one is read. Host memory peaks at the model and one tensor. Weights
-that the file has in few bits stay so.
+that the file has in few bits stay so, and those that are to have few are rounded as they arrive.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,6 +30,8 @@ from gesso.checkpoint.schemes import CONFIG_FILE, Quantization, read_quantizatio
 from gesso.checkpoint.shards import HEADER, Stored, inventory, listed, open_weights
 from gesso.config import GenerationConfig, ModelConfig
 from gesso.model.network import Network
+from gesso.model.quantize import Scheme, quantize_network
+from gesso.quant.modules import Stored as StoredWeight
 from gesso.values import naming, read_json
 
 GENERATION_FILE = "generation_config.json"
@@ -54,16 +57,22 @@ def read_generation_config(folder: Path) -> GenerationConfig:
 
 
 def load_network(
-    folder: Path, *, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
+    folder: Path,
+    *,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+    quantize: Scheme | None = None,
 ) -> Network:
     """The network of a checkpoint, whole and on `device`.
 
     dtype: float32, bfloat16 or float16, of what is not in few bits; None takes the one that
-    config.json names. Weights that are in few bits (model-spec §9) stay so, in `QuantLinear` and
-    `QuantExperts`, and what the file says of activations and of the cache is not carried out.
-    Second copies of tied tensors are ignored. ValueError, before any weight is read, for a folder
-    whose files or tensors are not those of the network that its config.json describes; while
-    reading, for damaged data and for NaN or infinite weights.
+    config.json names. quantize: what `quantize_network` would make of the network, bit for bit, but
+    each matrix is rounded when it is read, so that `device` never holds the wide weights. Weights
+    that are in few bits (model-spec §9) stay so, in `QuantLinear` and `QuantExperts`, and what the
+    file says of activations and of the cache is not carried out. Second copies of tied tensors are
+    ignored. ValueError, before any weight is read, for a folder whose files or tensors are not
+    those of the network that its config.json describes, or cannot be quantized; while reading, for
+    damaged data and for NaN or infinite weights.
     """
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder; a checkpoint is a folder with {CONFIG_FILE}")
@@ -72,14 +81,20 @@ def load_network(
     with torch.device("meta"):
         network = Network(config)
     contents = take_stock(folder, network)
+    if quantize is not None:
+        quantize_network(network, quantize)
     native, rows = contents.native, contents.rows
+    few_bits = {n: m for n, m in network.named_modules() if isinstance(m, StoredWeight)}
     for file in sorted({contents.stored[name].file for name in (*native, *rows)}):
         with open_weights(file) as weights:
             # In the order of the file: one pass over the disk.
             for name in weights.offset_keys():
                 if name in native:
-                    tensor = checked(file, name, weights.get_tensor(name), dtype, device)
-                    _place(network, native[name], tensor)
+                    check = partial(checked, file, name, dtype=dtype, device=device)
+                    if stored := few_bits.get(native[name]):
+                        _round(stored, weights.get_tensor(name), check)
+                    else:
+                        _place(network, native[name], check(weights.get_tensor(name)))
                 elif name in rows:
                     part = _checked_part(file, name, weights.get_tensor(name), rows[name])
                     fill_in(network, rows[name], part, device=device)
@@ -214,6 +229,15 @@ def _checked_part(file: Path, name: str, raw: Tensor, rows: Rows) -> Tensor:
     if part.is_floating_point():
         require_finite(part.float(), where=f"{file}: {name}", mend="the checkpoint is damaged")
     return part
+
+
+def _round(stored: StoredWeight, raw: Tensor, check: Callable[[Tensor], Tensor]) -> None:
+    """A matrix at a time: rounding works in many times what it leaves."""
+    if raw.dim() == 2:
+        stored.fill(check(raw))
+    else:
+        for number, matrix in enumerate(raw):
+            stored.fill(check(matrix), number)
 
 
 def _place(network: Network, name: str, tensor: Tensor) -> None:

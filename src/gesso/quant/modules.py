@@ -33,6 +33,19 @@ class Stored(nn.Module):
         """What is stored, by the format's names."""
         return dict(self.named_buffers())
 
+    def room(self, name: str, device: torch.device | str) -> Tensor:
+        """Where a tensor's values go. Laid out without memory, it gets its own when first asked
+        for."""
+        if self.get_buffer(name).is_meta:
+            setattr(self, name, torch.empty_like(self.get_buffer(name), device=device))
+        return self.get_buffer(name)
+
+    def fill(self, weight: Tensor, matrix: int | None = None) -> None:
+        """Round a wide weight into its place, or of a stack the one matrix of that number."""
+        for name, tensor in self.form.quantize(weight).items():
+            room = self.room(name, weight.device)
+            (room if matrix is None else room[matrix]).copy_(tensor)
+
     def wide(self, dtype: torch.dtype) -> Tensor:
         return self.form.dequantize(self.tensors, dtype)
 
