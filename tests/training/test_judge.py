@@ -63,17 +63,18 @@ def test_the_best_is_kept(
 ) -> None:
     """The second judgement is the best, until its equal, the fourth."""
     seen: list[dict[str, torch.Tensor]] = []
-    trainer = Trainer(config, tmp_path)
+    folder = tmp_path / "run"
+    trainer = Trainer(config, folder)
     trainer.run(on_step=lambda log: seen.append(trainer._averaged().state_dict()))
-    lines = judgements(tmp_path)
+    lines = judgements(folder)
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5]
     assert [line["exact"] for line in lines] == SCORES
     assert all(1 <= line["steps_per_canvas"] <= 2 for line in lines)
-    best = gesso.load(tmp_path / "best-checkpoint").network.state_dict()
+    best = gesso.load(folder / "best-checkpoint").network.state_dict()
     assert all(torch.equal(best[n], t.bfloat16().float()) for n, t in seen[3].items())
-    last = gesso.load(tmp_path / "checkpoint").network.state_dict()
+    last = gesso.load(folder / "checkpoint").network.state_dict()
     assert all(torch.equal(last[n], t.bfloat16().float()) for n, t in seen[4].items())
-    assert (tmp_path / "progress.png").read_bytes().startswith(b"\x89PNG")
+    assert (folder / "progress.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize(("patience", "steps"), [(0, 5), (1, 3), (2, 4), (3, 5)])
@@ -86,7 +87,7 @@ def test_it_ends_when_nothing_gets_better(
 ) -> None:
     assert config.evaluation is not None
     config = replace(config, evaluation=replace(config.evaluation, patience=patience))
-    folder = tmp_path / "run"  # elsewhere than the base, which is to stay what it is
+    folder = tmp_path / "run"
     trainer = Trainer(config, folder)
     trainer.run()
     assert trainer.step == steps
@@ -130,11 +131,13 @@ def test_a_run_killed_before_its_first_state_is_judged_anew(
     config: TrainConfig, scored: Callable[[int], None], tmp_path: Path
 ) -> None:
     """Of what was judged before, even in half a line, nothing stays."""
-    (tmp_path / "accuracy.jsonl").write_text('{"step": 1, "exact": 1.0}\n{"step": 2, "ex')
-    trainer = Trainer(config, tmp_path)
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "accuracy.jsonl").write_text('{"step": 1, "exact": 1.0}\n{"step": 2, "ex')
+    trainer = Trainer(config, folder)
     assert not trainer.resume()
     trainer.run()
-    assert [line["exact"] for line in judgements(tmp_path)] == SCORES
+    assert [line["exact"] for line in judgements(folder)] == SCORES
 
 
 def test_scores_of_other_examples_do_not_count(
@@ -217,9 +220,9 @@ def test_the_verdicts_are_those_of_the_answers(
     monkeypatch.setattr(DiffusionGemma, "request", spy)
     monkeypatch.setattr(module, "_ROWS", 3)
     examples: Iterator[Any] = get_task("brackets").examples(split="held", seed=1)
-    Trainer(replace(config, steps=1), tmp_path).run()
+    Trainer(replace(config, steps=1), tmp_path / "run").run()
     assert given == [next(examples).prompt for _ in range(8)]
-    assert judgements(tmp_path)[0]["exact"] == 0.0  # random weights
+    assert judgements(tmp_path / "run")[0]["exact"] == 0.0  # random weights
 
 
 @pytest.mark.parametrize(
@@ -238,4 +241,4 @@ def test_bad_config(keys: dict[str, int], message: str) -> None:
 def test_an_unknown_split(config: TrainConfig, tmp_path: Path) -> None:
     evaluation = EvaluationConfig(task="brackets", every=1, split="test")
     with pytest.raises(ValueError, match="unknown split 'test'; known: train, held"):
-        Trainer(replace(config, evaluation=evaluation), tmp_path)
+        Trainer(replace(config, evaluation=evaluation), tmp_path / "run")

@@ -70,6 +70,10 @@ def log_of(folder: Path) -> list[dict]:
     return lines
 
 
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 def assert_same_run(one: Path, other: Path) -> None:
     assert log_of(one) == log_of(other)
     state, expected = (load_file(f / "state.safetensors") for f in (one, other))
@@ -184,9 +188,39 @@ def test_a_state_is_replaced_whole_or_not_at_all(
 
 
 def test_a_finished_run_stays_as_it_is(config: TrainConfig, whole: Path) -> None:
-    before = {p: p.read_bytes() for p in whole.rglob("*") if p.is_file()}
+    before = contents(whole)
     assert resumed(config, whole)
-    assert {p: p.read_bytes() for p in whole.rglob("*") if p.is_file()} == before
+    assert contents(whole) == before
+
+
+def test_what_a_run_left_is_not_overwritten(
+    config: TrainConfig, whole: Path, tmp_path: Path
+) -> None:
+    """With its state, by a run that was not resumed; without, by none."""
+    trainer = Trainer(config, whole)
+    before = contents(whole)
+    for write in (trainer.run, trainer.save):
+        with pytest.raises(ValueError, match=r"whole: holds a run, .*; resume\(\) continues"):
+            write()
+        assert contents(whole) == before
+    (whole / "state.safetensors").unlink()
+    for refused in (trainer.run, lambda: Trainer(config, whole)):
+        with pytest.raises(ValueError, match="whole: holds checkpoint of a run whose state"):
+            refused()
+    assert (whole / "log.jsonl") in contents(whole)
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="file: is a file; give the name of a folder"):
+        Trainer(config, tmp_path / "file")
+
+
+def test_a_trainer_goes_on_in_its_own_folder(
+    config: TrainConfig, whole: Path, tmp_path: Path
+) -> None:
+    trainer = Trainer(config, tmp_path / "killed")
+    with pytest.raises(Killed):
+        trainer.run(on_step=kill_at(4))
+    trainer.run()
+    assert_same_run(tmp_path / "killed", whole)
 
 
 @pytest.mark.parametrize("text", [
@@ -233,7 +267,7 @@ def test_a_shape_without_weights_of_its_own_is_another_run_s(
 
 
 def test_what_a_killed_save_left_is_removed(config: TrainConfig, tmp_path: Path) -> None:
-    (tmp_path / "checkpoint").mkdir()
+    Trainer(replace(config, steps=1), tmp_path).run()
     (tmp_path / "best-checkpoint").mkdir()
     kept = replacing_in(tmp_path / "best-checkpoint", entries=())
     best = kept.__enter__()
@@ -242,7 +276,7 @@ def test_what_a_killed_save_left_is_removed(config: TrainConfig, tmp_path: Path)
     paths = [manager.__enter__() for manager in left]
     paths[0].write_text("half")
     assert all(path.exists() for path in paths)
-    Trainer(replace(config, steps=1), tmp_path).run()
+    assert resumed(config, tmp_path)
     assert not any(path.exists() for path in paths)
     assert best.exists()  # it may be all that is whole of them
     assert_loads(config, tmp_path)

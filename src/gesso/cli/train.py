@@ -19,6 +19,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from gesso.cli.options import Commands, add_threads, named_path, print_json, set_threads
+from gesso.training.run_folder import LOG, check_folder, holds_run
 
 if TYPE_CHECKING:
     from gesso.training.config import TrainConfig
@@ -84,7 +85,7 @@ def add(commands: Commands, *, parents: Sequence[argparse.ArgumentParser]) -> No
 
 def run(args: argparse.Namespace) -> int:
     if args.json and not args.dry_run:
-        raise ValueError("--json: goes with --dry-run; a run writes its figures to log.jsonl")
+        raise ValueError(f"--json: goes with --dry-run; a run writes its figures to {LOG}")
     set_threads(args)
     given = {name: getattr(args, name) for name in ("steps", "seed")}
     changes = {name: value for name, value in given.items() if value is not None}
@@ -133,10 +134,10 @@ def run(args: argparse.Namespace) -> int:
             f"{config.evaluation.patience}",
             file=sys.stderr,
         )
-    made = "checkpoint" if config.lora is None else "adapter"
-    print(f"{made}: {args.out / made}")
+    made = trainer.shipped()
+    print(f"{made.name}: {made}")
     if config.evaluation is not None:
-        print(f"best judged: {args.out / f'best-{made}'}")
+        print(f"best judged: {trainer.shipped(best=True)}")
     return 0
 
 
@@ -201,20 +202,11 @@ def _path_and_name(recipe: str) -> tuple[Path, str]:
 
 
 def _check_folder(args: argparse.Namespace) -> None:
-    state = "state.safetensors"
-    made = ("checkpoint", "adapter", "best-checkpoint", "best-adapter")
-    if args.out.exists() and not args.out.is_dir():
-        raise ValueError(f"--out: {args.out} is a file; give the name of a folder")
-    if args.resume and not (args.out / state).exists():
+    check_folder(args.out)
+    begun = holds_run(args.out)
+    if args.resume and not begun:
         raise ValueError(f"{args.out}: holds no run to resume; drop --resume to begin one")
-    # A log alone is of a run that ended before it saved anything.
-    left = [name for name in made if (args.out / name).is_dir()]
-    if left and not (args.out / state).exists():
-        raise ValueError(
-            f"{args.out}: holds {', '.join(left)} of a run whose {state} is gone, and training "
-            "overwrites nothing; give another folder, or remove this one"
-        )
-    if args.fresh and (args.out / state).exists():
+    if args.fresh and begun:
         raise ValueError(
             f"{args.out}: holds a run, and --fresh overwrites nothing; "
             "give another folder, remove this one, or drop --fresh to continue it"

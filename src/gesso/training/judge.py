@@ -18,6 +18,7 @@ from gesso.processor import Processor
 from gesso.tasks import get_task
 from gesso.training.config import EvaluationConfig
 from gesso.training.logs import truncate_log
+from gesso.training.run_folder import JUDGEMENTS
 
 # Answered together.
 _ROWS = 16
@@ -32,7 +33,7 @@ class Judge:
 
     def __init__(self, config: EvaluationConfig, folder: Path) -> None:
         self.config = config
-        self._file = folder / "accuracy.jsonl"
+        self._file = folder / JUDGEMENTS
         self._task = get_task(config.task)
         self._examples = list(
             itertools.islice(self._task.examples(split=config.split, seed=config.seed), config.n)

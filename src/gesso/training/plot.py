@@ -8,16 +8,17 @@ from typing import Any
 
 from gesso.files import replacing
 from gesso.training.logs import read_log
+from gesso.training.run_folder import JUDGEMENTS, LOG
 
 
 def plot_run(folder: Path) -> None:
     """Write `progress.png` from the run's logs; without matplotlib, or a log, do nothing."""
-    losses = read_log(folder / "log.jsonl")
+    losses = read_log(folder / LOG)
     if not losses or importlib.util.find_spec("matplotlib") is None:
         return
     from matplotlib.figure import Figure
 
-    judged = read_log(folder / "accuracy.jsonl")
+    judged = read_log(folder / JUDGEMENTS)
     figure = Figure(figsize=(7, 3 if not judged else 5), layout="constrained")
     panels = figure.subplots(1 + bool(judged), 1, sharex=True, squeeze=False)[:, 0]
     for name in ("denoise", "causal"):

@@ -38,6 +38,15 @@ from gesso.training.objective import (
 )
 from gesso.training.plot import plot_run
 from gesso.training.processes import Processes
+from gesso.training.run_folder import (
+    ADAPTER,
+    BEST,
+    CHECKPOINT,
+    LOG,
+    STATE,
+    check_folder,
+    holds_run,
+)
 from gesso.training.sharding import Sharding
 from gesso.training.start import (
     base_in_few_bits,
@@ -72,6 +81,7 @@ class Trainer:
         self.folder = folder
         self.processes = Processes.join()
         _check_processes(config, self.processes)
+        check_folder(folder)
         if config.tensorboard:
             summary_writer()
         self._processor_folder = resolve(config.processor, weights=False)
@@ -96,15 +106,17 @@ class Trainer:
             self.network, config.optimizer, total_steps=config.steps, sharding=self._sharding
         )
         self.step = 0
+        # Whether what the folder holds is of this run.
+        self._claimed = False
 
     def resume(self) -> bool:
         """Continue from the folder's saved state; False when there is none.
 
         ValueError when it is a run of another recipe, seed, data, shape or base, or a broken file.
         """
-        path = self.folder / "state.safetensors"
-        if not path.exists():
+        if not holds_run(self.folder):
             return False
+        path = self.folder / STATE
         try:
             with safe_open(path, framework="pt") as file:
                 begun = json.loads((file.metadata() or {}).get("recipe", "{}"))
@@ -117,27 +129,30 @@ class Trainer:
         step = int(tensors.pop("steps_done"))
         self._weights.load_state(tensors)
         self.step = step
+        self._claimed = True
         return True
 
     def run(self, *, on_step: Callable[[StepLog], None] = lambda log: None) -> None:
         """Train to the last step, or until the judgements get no better, calling `on_step` after
-        each; and save at the end. ValueError: another process trains in this folder."""
+        each; and save at the end. ValueError: another process trains in this folder, or it holds a
+        run that was not resumed."""
         if not self.processes.first:
             self._run(on_step)
             return
         make_folder(self.folder)
         with locked(self.folder):
-            # What the next save makes anew. In a best- folder it may be all that is whole.
-            for part in (self.folder, *(self.folder / name for name in ("checkpoint", "adapter"))):
-                remove_leftovers(part)
             self._run(on_step)
 
     def _run(self, on_step: Callable[[StepLog], None]) -> None:
+        self._claim()
         if self.processes.first:
-            truncate_log(self.folder / "log.jsonl", self.step)
+            # What the next save makes anew. In a best- folder it may be all that is whole.
+            for part in (self.folder, self.folder / CHECKPOINT, self.folder / ADAPTER):
+                remove_leftovers(part)
+            truncate_log(self.folder / LOG, self.step)
             if self._judge is not None:
                 self._judge.resume(self.step)
-        path = self.folder / "log.jsonl" if self.processes.first else os.devnull
+        path = self.folder / LOG if self.processes.first else os.devnull
         drawn = self.config.tensorboard and self.processes.first
         board = Board(self.folder, step=self.step) if drawn else None
         with open(path, "a", encoding="utf-8") as log_file:
@@ -180,35 +195,50 @@ class Trainer:
             self.save()
             raise error or RuntimeError("the first process could not judge, and says why")
         if best:
-            self._ship("best-")
+            self._ship(best=True)
 
     def save(self) -> None:
         """Write the state to resume from, then the averaged weights: a checkpoint, or an adapter
-        when it is one that is trained; and the plot of it all."""
+        when it is one that is trained; and the plot of it all. ValueError: the folder holds a run
+        that was not resumed."""
+        self._claim()
         state = self._weights.state() | {"steps_done": torch.tensor(self.step)}
         recipe = {"recipe": json.dumps(self._identity)}
         if self.processes.first:
             make_folder(self.folder)
-            with replacing(self.folder / "state.safetensors") as path:
+            with replacing(self.folder / STATE) as path:
                 save_file(state, path, metadata=recipe)
         self._ship()
         if self.processes.first:
             plot_run(self.folder)
 
-    def _ship(self, prefix: str = "") -> None:
+    def shipped(self, *, best: bool = False) -> Path:
+        """The folder of the averaged weights, or of those that were judged best."""
+        made = CHECKPOINT if self.config.lora is None else ADAPTER
+        return self.folder / (BEST + made if best else made)
+
+    def _claim(self) -> None:
+        """ValueError when the folder holds a run, and this trainer did not resume it."""
+        if self._claimed:
+            return
+        check_folder(self.folder)
+        if holds_run(self.folder):
+            raise ValueError(
+                f"{self.folder}: holds a run, and training overwrites nothing; resume() continues "
+                "it, or give another folder"
+            )
+        self._claimed = True
+
+    def _ship(self, *, best: bool = False) -> None:
+        folder = self.shipped(best=best)
         if self.config.lora is not None:
             averaged = self._weights.averaged()
             if self.processes.first:
-                save_adapter(
-                    averaged,
-                    self.folder / f"{prefix}adapter",
-                    config=self.config.lora,
-                    base=str(self.config.base),
-                )
+                save_adapter(averaged, folder, config=self.config.lora, base=str(self.config.base))
         elif network := self._averaged():
             save_checkpoint(
                 network,
-                self.folder / f"{prefix}checkpoint",
+                folder,
                 dtype=torch.bfloat16,
                 generation=self._generation,
                 processor=self._processor_folder,
