@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 import gesso
 from gesso.config import GenerationConfig, ModelConfig
 from gesso.model.lora import LoraConfig
-from gesso.training import trainer as trainer_module
+from gesso.training import processes as processes_module
 from gesso.training.config import (
     EvaluationConfig,
     ObjectiveConfig,
@@ -161,7 +161,7 @@ def test_refusals(
 
 def test_several_gpus_do_not_judge(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(Processes, "join", lambda: Processes(0, 2))
-    monkeypatch.setattr(trainer_module, "pick_device", lambda _: torch.device("cuda"))
+    monkeypatch.setattr(processes_module, "pick_device", lambda _: torch.device("cuda"))
     judged = EvaluationConfig(task="brackets", every=2)
     with pytest.raises(ValueError, match=r"evaluation: got 2 processes on GPUs.*; leave"):
         Trainer(replace(recipe(), evaluation=judged), tmp_path)

@@ -13,6 +13,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from gesso.environment import pick_device
+from gesso.training.config import TrainConfig
+from gesso.training.start import base_in_few_bits
+
 T = TypeVar("T")
 
 
@@ -63,3 +67,29 @@ class Processes:
         box = [value]
         dist.broadcast_object_list(box, src=0)
         return box[0]
+
+
+def check_processes(config: TrainConfig, processes: Processes) -> None:
+    """ValueError for a recipe that so many cannot run."""
+    if processes.size == 1:
+        return
+    if config.batch_size % processes.size:
+        raise ValueError(
+            f"batch_size: got {config.batch_size} for {processes.size} processes; "
+            "give a multiple, so that each takes as many rows"
+        )
+    if config.optimizer.method == "muon":
+        raise ValueError(
+            "method: muon needs whole matrices, and several processes have pieces of them; "
+            "choose adamw"
+        )
+    if config.quantize is not None or base_in_few_bits(config):
+        raise ValueError(
+            "base: weights in few bits are not sharded over processes yet; "
+            "begin from wide ones and leave quantize out, or use one process"
+        )
+    if config.evaluation is not None and pick_device(config.device).type == "cuda":
+        raise ValueError(
+            f"evaluation: got {processes.size} processes on GPUs, whose weights are made whole on "
+            "the CPU and not judged there yet; leave evaluation out, or use one process"
+        )

@@ -19,7 +19,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from gesso.checkpoint import resolve, save_adapter, save_checkpoint
-from gesso.environment import pick_device
 from gesso.files import locked, make_folder, remove_leftovers, replacing
 from gesso.model.network import Network
 from gesso.processor import Processor
@@ -37,7 +36,7 @@ from gesso.training.objective import (
     unscored_passes,
 )
 from gesso.training.plot import plot_run
-from gesso.training.processes import Processes
+from gesso.training.processes import Processes, check_processes
 from gesso.training.run_folder import (
     ADAPTER,
     BEST,
@@ -48,14 +47,7 @@ from gesso.training.run_folder import (
     holds_run,
 )
 from gesso.training.sharding import Sharding
-from gesso.training.start import (
-    base_in_few_bits,
-    check_tokenizer,
-    generation_of,
-    hollow,
-    shape_of,
-    start,
-)
+from gesso.training.start import check_tokenizer, generation_of, hollow, shape_of, start
 from gesso.training.weights import MasterWeights, learning_rate
 
 
@@ -80,7 +72,7 @@ class Trainer:
         self.config = config
         self.folder = folder
         self.processes = Processes.join()
-        _check_processes(config, self.processes)
+        check_processes(config, self.processes)
         check_folder(folder)
         if config.tensorboard:
             summary_writer()
@@ -335,29 +327,4 @@ class Trainer:
         return (
             f"the loss is not finite at step {self.step}; its batch is in {path}; "
             "a lower learning rate or a longer warm-up is the usual mend"
-        )
-
-
-def _check_processes(config: TrainConfig, processes: Processes) -> None:
-    if processes.size == 1:
-        return
-    if config.batch_size % processes.size:
-        raise ValueError(
-            f"batch_size: got {config.batch_size} for {processes.size} processes; "
-            "give a multiple, so that each takes as many rows"
-        )
-    if config.optimizer.method == "muon":
-        raise ValueError(
-            "method: muon needs whole matrices, and several processes have pieces of them; "
-            "choose adamw"
-        )
-    if config.quantize is not None or base_in_few_bits(config):
-        raise ValueError(
-            "base: weights in few bits are not sharded over processes yet; "
-            "begin from wide ones and leave quantize out, or use one process"
-        )
-    if config.evaluation is not None and pick_device(config.device).type == "cuda":
-        raise ValueError(
-            f"evaluation: got {processes.size} processes on GPUs, whose weights are made whole on "
-            "the CPU and not judged there yet; leave evaluation out, or use one process"
         )
