@@ -27,12 +27,12 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def naming(file: Path) -> Iterator[None]:
-    """Puts the file's name before the error of what is wrong with its contents."""
+def naming(what: Path | str) -> Iterator[None]:
+    """Puts the name of a file, or of what is in it, before the error of what is wrong with it."""
     try:
         yield
     except ValueError as error:
-        raise ValueError(f"{file}: {error}") from None
+        raise ValueError(f"{what}: {error}") from None
 
 
 def whole(name: str, value: object, *, low: int, high: int | None = None) -> int:

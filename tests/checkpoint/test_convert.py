@@ -21,9 +21,10 @@ from gesso.checkpoint import convert_checkpoint, load_network, read_config, save
 from gesso.checkpoint.names import published_modules, published_name
 from gesso.checkpoint.packed import fill_in
 from gesso.checkpoint.read import checked
+from gesso.kernels.gpu.unpack import as_matrix
 from gesso.model.network import Network
 from gesso.model.quantize import SCHEMES, is_quantized, quantize_network
-from gesso.quant import FP8, INT4, NVFP4, QuantExperts, QuantLinear
+from gesso.quant import FP8, NVFP4, QuantExperts, QuantLinear
 
 EXPERT = "model.decoder.layers.1.experts.2"
 QUERY = "model.decoder.layers.0.self_attn.q_proj"
@@ -222,25 +223,66 @@ def test_the_published_fp8_and_its_tied_copies(source: Path) -> None:
     assert form == FP8()
 
 
-def test_a_row_that_is_one_group(source: Path) -> None:
-    """int4 with a scale a channel, as others write it."""
+def regrouped(source: Path, size: int, *, by_channel: bool = False) -> dict[str, Tensor]:
+    """Makes a folder "int4" of the source whose gate and up have groups of that size, as others
+    write it, and gives their weights made wide, by module."""
     folder = converted(source, "int4")
     stored, wide = tensors(folder), tensors(source)
+    expected = {}
     config = json.loads((folder / "config.json").read_text())["quantization_config"]
     for name in [n for n in stored if n.endswith("gate_proj.weight_packed") and ".experts." in n]:
         for part in ("gate_proj", "up_proj"):
             module = name.replace("gate_proj.weight_packed", part)
             expert, layer = int(module.split(".")[-2]), ".".join(module.split(".")[:-2])
             rows = slice(0, 48) if part == "gate_proj" else slice(48, 96)
-            made = INT4(64).quantize(wide[f"{layer}.gate_up_proj"][expert, rows])
-            stored[f"{module}.weight_packed"] = made["packed"].view(torch.int32)
-            stored[f"{module}.weight_scale"] = made["scale"]
+            grouped = wide[f"{layer}.gate_up_proj"][expert, rows].unflatten(-1, (-1, size))
+            # By the definition: a scale a group, -8 to 7.
+            scale = (grouped.abs().amax(-1) / 7).bfloat16()
+            values = (grouped.float() / scale[..., None].float()).round().clamp(-8, 7)
+            codes = (values.flatten(-2) + 8).byte()
+            stored[f"{module}.weight_packed"] = (codes[:, ::2] | codes[:, 1::2] << 4).view(
+                torch.int32
+            )
+            stored[f"{module}.weight_scale"] = scale
+            expected[module] = (values * scale[..., None].float()).flatten(-2)
     for group in config["config_groups"].values():
         if group["format"] == "pack-quantized" and "gate" in group["targets"][0]:
-            group["weights"] |= dict(strategy="channel", group_size=None)
+            kind = dict(strategy="channel", group_size=None) if by_channel else {}
+            group["weights"] |= dict(group_size=size) | kind
     save_file(stored, folder / "model.safetensors")
     configure(folder, config)
-    assert load_network(folder).layers[0].experts.gate_up.scale.shape == (6, 96, 1)
+    return expected
+
+
+@pytest.mark.parametrize(
+    ("inputs", "size", "held"), [(64, 64, 64), (64, 32, 32), (256, 256, 128), (192, 192, 64)]
+)
+def test_groups_of_any_size(
+    make_network: Callable[..., Network], tmp_path: Path, inputs: int, size: int, held: int
+) -> None:
+    """int4 with a scale a channel or a group; in memory, in groups that kernels take."""
+    network = make_network(
+        hidden_size=inputs, moe_intermediate_size=48, vision=False, num_hidden_layers=1,
+        layer_types=["full_attention"],
+    )  # fmt: skip
+    save_checkpoint(network, tmp_path / "wide", generation=None, dtype=torch.bfloat16)
+    expected = regrouped(tmp_path / "wide", size, by_channel=size == inputs)
+    experts = load_network(tmp_path / "int4").layers[0].experts
+    assert experts.gate_up.scale.shape == (6, 96, inputs // held)
+    assert as_matrix(experts.gate_up.tensors, torch.bfloat16).group == held
+    wide = experts.gate_up.wide(torch.float32)
+    for expert in range(6):
+        path = f"model.decoder.layers.0.experts.{expert}"
+        parts = [expected[f"{path}.{part}"] for part in ("gate_proj", "up_proj")]
+        assert torch.equal(wide[expert], torch.cat(parts))
+
+
+def test_groups_that_kernels_do_not_take(source: Path) -> None:
+    regrouped(source, 8)
+    with pytest.raises(
+        ValueError, match=r"experts\.0\.gate_proj: has 8 scales for 64 inputs; groups"
+    ):
+        load_network(source.with_name("int4"))
 
 
 @pytest.mark.parametrize(

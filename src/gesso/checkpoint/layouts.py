@@ -6,6 +6,7 @@ what changes on the way between the two. Every tensor can be read by itself.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from gesso.quant import FP8, INT4, NVFP4, Format
+from gesso.quant.formats import SMALLEST_GROUP
 
 Change = Callable[[Tensor], Tensor]
 
@@ -47,11 +49,29 @@ class Layout:
     storage: str
 
     def fitted(self, *, inputs: int, groups: int) -> Layout:
-        """With the group size of a matrix that has so many inputs and so many scales a row."""
+        """With the group size of a matrix that has so many inputs and so many scales a row.
+
+        Where a group is larger than any that kernels take, each of its parts of up to 128 inputs
+        has the group's scale in memory. ValueError for groups of which 16 is no part.
+        """
         if not isinstance(self.form, INT4):
             return self
         size = max(inputs // max(groups, 1), 1)
-        return replace(self, form=INT4(size), weights={**self.weights, "group_size": size})
+        held = math.gcd(size, INT4.largest)
+        if held < SMALLEST_GROUP:
+            raise ValueError(
+                f"has {groups} scales for {inputs} inputs; groups of {SMALLEST_GROUP} inputs or a "
+                "multiple of that are read"
+            )
+        packed, scale = self.parts
+        if (times := size // held) > 1:
+            scale = replace(
+                scale,
+                read=lambda tensor: tensor.repeat_interleave(times, -1),
+                write=lambda tensor: tensor[..., ::times],
+            )
+        weights = {**self.weights, "group_size": size}
+        return replace(self, form=INT4(held), parts=(packed, scale), weights=weights)
 
     def write(self, stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """A matrix's tensors, (out, ...), by their suffixes in the file."""

@@ -20,6 +20,7 @@ from gesso.model.network import Network
 from gesso.model.quantize import quantizable
 from gesso.quant import QuantExperts, QuantLinear
 from gesso.quant.modules import Stored as StoredWeight
+from gesso.values import naming
 
 
 class Rows(NamedTuple):
@@ -50,7 +51,8 @@ def find_packed(
                 if key is not None and key.dtype == HEADER[layout.dtype]:
                     scale = stored.get(f"{first}.weight_scale")
                     groups = scale.shape[-1] if scale and scale.shape else 1
-                    found[weight] = layout.fitted(inputs=tensor.shape[-1], groups=groups)
+                    with naming(f"{key.file}: {first}"):
+                        found[weight] = layout.fitted(inputs=tensor.shape[-1], groups=groups)
         if len(weights.keys() & found.keys()) not in (0, len(weights)):
             parts = ", ".join(_modules(network, weight)[0][0] for weight in weights)
             raise ValueError(

@@ -21,7 +21,7 @@ from torch import Tensor
 
 E4M3_MAX = 448.0
 # A group of fewer inputs would spend more on its scale than it saves.
-_SMALLEST = 16
+SMALLEST_GROUP = 16
 # Magnitudes of e2m1 by their three bits; the fourth is the sign.
 E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 
@@ -107,7 +107,7 @@ class INT4:
     largest: int = 128
 
     def quantize(self, weight: Tensor) -> dict[str, Tensor]:
-        group = max(math.gcd(weight.shape[-1], self.largest), _SMALLEST)
+        group = max(math.gcd(weight.shape[-1], self.largest), SMALLEST_GROUP)
         wide = _grouped(weight, group).float()
         unit = wide.abs().amax(-1) / 7
         scale = _best(wide, [_divisor(unit * n).bfloat16() for n in _INT4], _int4)
