@@ -223,8 +223,8 @@ def load(
     weights in few bits) or "auto": float32 on a CPU, the checkpoint's own elsewhere. adapter: a
     folder with a LoRA adapter in PEFT's format, merged into the weights. quantize: "fp8", "nvfp4"
     or "int4": keep the experts in that format and the other linear maps in FP8, for memory's
-    sake; kernels read them as they are stored. A checkpoint that is in few bits on disk (docs/quantization.md) takes neither.
-    kv_cache_dtype: "fp8" keeps keys and values in half of bfloat16's memory. compile: on a CPU,
+    sake; kernels read them as they are stored. A checkpoint that is in few bits on disk
+    (docs/quantization.md) takes neither. kv_cache_dtype: "fp8" keeps keys and values in half of bfloat16's memory. compile: on a CPU,
     passes in C++, several times as fast; they need a C++ compiler once, for some seconds, have a
     copy of the weights, and do not see it when those are changed later. They compute in float32;
     with dtype "bfloat16" their products read bfloat16 on CPUs that have instructions for it.
@@ -260,12 +260,15 @@ def load(
     processor, generation = Processor.load(folder), read_generation_config(folder)
     if adapter is not None:
         check_adapter(Path(adapter), model)
-    network = load_network(folder, dtype=wanted, device=place)
-    network.kv_cache_dtype = kept
-    if adapter is not None:
+    scheme = None if quantize is None else SCHEMES[quantize]
+    if adapter is None:
+        network = load_network(folder, dtype=wanted, device=place, quantize=scheme)
+    else:
+        network = load_network(folder, dtype=wanted, device=place)
         merge_adapter(network, Path(adapter))
-    if quantize is not None:
-        quantize_network(network, SCHEMES[quantize])
+        if scheme is not None:
+            quantize_network(network, scheme)
+    network.kv_cache_dtype = kept
     if compile is True or (compile == "auto" and _compiles_well(network)):
         network.compiled = CompiledPasses(network)
     return DiffusionGemma(network.eval(), processor, generation)
