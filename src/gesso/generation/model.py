@@ -224,11 +224,12 @@ def load(
     folder with a LoRA adapter in PEFT's format, merged into the weights. quantize: "fp8", "nvfp4"
     or "int4": keep the experts in that format and the other linear maps in FP8, for memory's
     sake; kernels read them as they are stored. A checkpoint that is in few bits on disk
-    (docs/quantization.md) takes neither. kv_cache_dtype: "fp8" keeps keys and values in half of bfloat16's memory. compile: on a CPU,
-    passes in C++, several times as fast; they need a C++ compiler once, for some seconds, have a
-    copy of the weights, and do not see it when those are changed later. They compute in float32;
-    with dtype "bfloat16" their products read bfloat16 on CPUs that have instructions for it.
-    "auto": where there is a compiler, and the network is in what the products read anyway.
+    (docs/quantization.md) takes neither. kv_cache_dtype: "fp8" keeps keys and values in half of
+    bfloat16's memory. compile: on a CPU, passes in C++, several times as fast; they need a C++
+    compiler once, for some seconds, have a copy of the weights, and do not see it when those are
+    changed later. They compute in float32; with dtype "bfloat16" their products read bfloat16 on
+    CPUs that have instructions for it. "auto": where there is a compiler, and the network is in
+    what the products read anyway.
     ValueError names what is wrong, and comes before the weights are read unless it is about them.
     """
     folder = resolve(source, revision=revision)
