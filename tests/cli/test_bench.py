@@ -3,11 +3,14 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from torch import Tensor
 
+from gesso.bench.cap import capped, parse_cap
 from gesso.cache import KVCache
 from gesso.engine.joined import JoinedSteps
 from tests.cli.conftest import Run
@@ -97,6 +100,29 @@ def test_serve_random_weights(run: Run, checkpoint: Path) -> None:
     assert (code, "steps: got 0" in err) == (2, True)
 
 
+def test_a_cap_is_for_a_gpu(run: Run, checkpoint: Path) -> None:
+    words = ("bench", "serve", "--model", checkpoint, "--device", "cpu")
+    code, _, err = run(*words, "--cap", "18GB")
+    assert (code, "cap: got '18GB' on cpu" in err) == (2, True)
+    code, _, err = run(*words, "--cap", "lots")
+    assert (code, "cap: got 'lots'; expected bytes" in err) == (2, True)
+
+
+def test_a_cap_ends_with_what_it_is_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    shares: list[float] = []
+    monkeypatch.setattr("torch.cuda.empty_cache", lambda: None)
+    monkeypatch.setattr(
+        "torch.cuda.get_device_properties", lambda device: SimpleNamespace(total_memory=72 * 10**9)
+    )
+    monkeypatch.setattr(
+        "torch.cuda.set_per_process_memory_fraction", lambda share, device: shares.append(share)
+    )
+    gpu = torch.device("cuda")
+    with capped(gpu, parse_cap("18GB", gpu)):
+        assert shares == [0.25]
+    assert shares == [0.25, 1.0]
+
+
 @pytest.mark.parametrize("random", [False, True])
 def test_step(run: Run, checkpoint: Path, random: bool) -> None:
     """Of a checkpoint, or of random weights in its shape; in few bits too."""
@@ -176,6 +202,10 @@ def test_a_peer_that_fails_is_noted(
     assert report["peers"] == []
     assert report["notes"][0] == "transformers failed: RuntimeError: out of memory"
     assert len(report["notes"]) == 2
+    monkeypatch.setattr(peer, "transformers_drafters", fail)
+    code, out, err = run("bench", "step", *words, "--peer", "transformers", "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(out)["notes"] == ["transformers failed: RuntimeError: out of memory"]
 
 
 def test_what_no_peer_can_be_asked(run: Run, checkpoint: Path) -> None:

@@ -36,12 +36,17 @@ class PeerSteps:
         if work.steps * work.canvases < 2:
             raise ValueError("peer: one step cannot be told from a prompt; give more steps")
         self.notes: list[str] = []
-        drafters: list[Drafter] = peer_module(peer).transformers_drafters(
-            resolve(subject.source, weights=not subject.random),
-            dtype=network.dtype,
-            device=network.device,
-            random=subject.random,
-        )
+        module = peer_module(peer)
+        drafters: list[Drafter] = []
+        try:
+            drafters += module.transformers_drafters(
+                resolve(subject.source, weights=not subject.random),
+                dtype=network.dtype,
+                device=network.device,
+                random=subject.random,
+            )
+        except RuntimeError as error:  # no room for its weights: a finding too
+            self.notes.append(f"{peer} failed: {first_line(error)}")
         self._passes: dict[Drafter, list[_Pass]] = {drafter: [] for drafter in drafters}
         self._work = work
         self._tokens = work.rows * work.canvases * network.config.canvas_length

@@ -16,10 +16,11 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
+from gesso.bench.cap import capped, parse_cap
 from gesso.bench.request import random_request
 from gesso.bench.subject import Subject
 from gesso.engine import Engine
-from gesso.environment import environment
+from gesso.environment import environment, pick_device
 from gesso.generation.events import End, Result
 from gesso.generation.model import DiffusionGemma
 from gesso.generation.request import Request
@@ -40,6 +41,7 @@ def bench_serve(
     context: int | None = None,
     steps: int | None = None,
     canvases: int | None = None,
+    cap: str | None = None,
     compile: bool | Literal["auto"] = "auto",
     on_round: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
@@ -47,10 +49,12 @@ def bench_serve(
 
     requests: answered at each level in every round, the same ones. context, steps, canvases: of
     random requests, which random weights are asked (by default 1,024 tokens, 16 and 4), and a
-    checkpoint where one of them is given. compile: as in `load`. Latencies are in seconds, from a
-    request's submission to its end. slowdown: the median latency over that of the fewest users.
-    seconds_per_step: a request's latency over its steps, whose percentiles lie close together where
-    nobody is served worse than the others. ValueError for a number below 1.
+    checkpoint where one of them is given. cap: of a GPU's memory, as "18GB", for all that torch
+    takes once the weights are there; the engine plans with it. compile: as in `load`. peak_bytes:
+    of all that torch took, on a GPU. Latencies are in seconds, from a request's submission to its
+    end. slowdown: the median latency over that of the fewest users. seconds_per_step: a request's
+    latency over its steps, whose percentiles lie close together where nobody is served worse than
+    the others. ValueError for a number below 1.
     """
     given = dict(context=context, steps=steps, canvases=canvases)
     asked = {name: value for name, value in given.items() if value is not None}
@@ -59,17 +63,22 @@ def bench_serve(
             raise ValueError(f"{name}: got {value}; expected at least 1")
     if threads is not None:
         torch.set_num_threads(threads)
+    limit = None if cap is None else parse_cap(cap, pick_device(subject.device))
     model = subject.load(compile=compile)
+    device = model.network.device
     amounts = _RANDOM | asked if subject.random or asked else None
     asking = _random(model, requests, amounts) if amounts else _examples(model, requests, task)
-    engine = Engine(model, max_rows=max(users))
-    for count in users:
-        _serve(engine, asking[: 2 * count], count)  # warm, and not counted
     levels: dict[int, list[_Pass]] = {count: [] for count in users}
-    for done in range(rounds):
-        for count, passes in levels.items():
-            passes.append(_serve(engine, asking, count))
-        on_round(done + 1, rounds)
+    with capped(device, limit):
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        engine = Engine(model, max_rows=max(users), max_memory=limit)
+        for count in users:
+            _serve(engine, asking[: 2 * count], count)  # warm, and not counted
+        for done in range(rounds):
+            for count, passes in levels.items():
+                passes.append(_serve(engine, asking, count))
+            on_round(done + 1, rounds)
     rows = [_row(count, passes) for count, passes in sorted(levels.items())]
     for row in rows:
         row["slowdown"] = row["latency_p50"] / rows[0]["latency_p50"]
@@ -82,6 +91,8 @@ def bench_serve(
         "requests": requests,
         "rounds": rounds,
         "memory": str(engine.memory),
+        "cap_bytes": limit,
+        "peak_bytes": torch.cuda.max_memory_reserved(device) if device.type == "cuda" else None,
         "levels": rows,
         "environment": environment(),
     }

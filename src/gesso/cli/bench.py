@@ -49,6 +49,9 @@ def add(commands: Commands, *, parents: Sequence[argparse.ArgumentParser]) -> No
     serve.add_argument(
         "--canvases", type=int, metavar="N", help="of an answer to random prompts (4)"
     )
+    serve.add_argument(
+        "--cap", metavar="SIZE", help="all that may be taken of a GPU's memory, as 18GB"
+    )
     _add_network(serve, dtype="float32 on a CPU, the checkpoint's own elsewhere")
     add_compile(serve)
     step = _add(kinds, parents, "step", "one denoising step: its time, the floor, a breakdown")
@@ -179,8 +182,8 @@ def _measure(args: argparse.Namespace, on_round: Callable[[int, int], None]) -> 
     if args.what == "prefill":
         return bench_prefill(_subject(args), **_picked(args, "tokens", "chunk"), **common)
     if args.what == "serve":
-        amounts = _picked(args, "users", "requests", "context", "steps", "canvases", "compile")
-        return bench_serve(_subject(args), **amounts, **common)
+        names = ("users", "requests", "context", "steps", "canvases", "cap", "compile")
+        return bench_serve(_subject(args), **_picked(args, *names), **common)
     return bench_generate(args.model, peer=args.peer, steps=args.steps, **common)
 
 
