@@ -63,10 +63,12 @@ def test_a_failure_of_ours_is_one_line_and_debug_shows_where(
     code, _, err = run("generate", "x", "--model", checkpoint)
     assert code == 1
     assert err == "gesso: RuntimeError: the disk is on fire (--debug shows where)\n"
-    code, _, err = run("generate", "x", "--model", checkpoint, "--debug")
-    assert code == 1
-    assert "Traceback" in err
-    assert err.endswith("(--debug shows where)\n")
+    words = ("generate", "x", "--model", checkpoint)
+    for line in ((*words, "--debug"), ("--debug", *words)):
+        code, _, err = run(*line)
+        assert code == 1
+        assert "Traceback" in err
+        assert err.endswith("(--debug shows where)\n")
 
 
 def test_ctrl_c(run: Run, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,7 +69,7 @@ def parser() -> argparse.ArgumentParser:
     shared.add_argument(
         "--debug", action="store_true", help="show where an error comes from, not only its line"
     )
-    top = _Parser(prog="gesso", description=_ABOUT, allow_abbrev=False)
+    top = _Parser(prog="gesso", parents=[shared], description=_ABOUT, allow_abbrev=False)
     top.add_argument("--version", action="version", version=f"gesso {gesso.__version__}")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", dest="command")
     for command in _COMMANDS:
