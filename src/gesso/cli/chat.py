@@ -16,6 +16,7 @@ from gesso.cli.options import (
     add_model,
     generation_options,
     load_model,
+    system_message,
 )
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     model = load_model(args)
     if model.processor.template is None:
         raise ValueError(f"{args.model}: this checkpoint has no chat template; use gesso generate")
-    start = [{"role": "system", "content": args.system}] if args.system else []
+    start = system_message(args)
     if not (sys.stdin.isatty() and is_terminal(sys.stdout)):
         converse(start, map(_unended, sys.stdin), lambda m: print_stream(model, m, options))
         return 0

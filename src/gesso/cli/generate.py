@@ -19,6 +19,7 @@ from gesso.cli.options import (
     generation_options,
     load_model,
     print_json,
+    system_message,
 )
 
 if TYPE_CHECKING:
@@ -126,14 +127,15 @@ def _prompt_text(argument: str | None) -> str:
 
 
 def _prompt(text: str, args: argparse.Namespace) -> Prompt:
-    if not args.system:
+    system = system_message(args)
+    if not system:
         return text
     if args.raw:
         raise ValueError(
             "--system is put in place by the chat template, which --raw leaves out; "
             "drop one of the two"
         )
-    return [{"role": "system", "content": args.system}, {"role": "user", "content": text}]
+    return [*system, {"role": "user", "content": text}]
 
 
 def _to_json(result: Result, args: argparse.Namespace) -> dict[str, Any]:

@@ -134,6 +134,11 @@ def load_model(args: argparse.Namespace) -> DiffusionGemma:
         )
 
 
+def system_message(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """What a conversation begins with: --system, or nothing."""
+    return [{"role": "system", "content": args.system}] if args.system else []
+
+
 def print_json(value: Any) -> None:
     """On one line; letters that stdout cannot write are spelt as JSON spells them."""
     encoding = (sys.stdout.encoding or "").lower().replace("-", "")
