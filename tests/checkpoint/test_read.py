@@ -14,8 +14,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from gesso.checkpoint import load_network, read_config, read_generation_config, save_checkpoint
+from gesso.checkpoint import (
+    convert_checkpoint,
+    load_network,
+    read_config,
+    read_generation_config,
+    save_checkpoint,
+)
 from gesso.checkpoint.names import published_name
+from gesso.checkpoint.read import DTYPES
 from gesso.config import GenerationConfig
 from gesso.model.network import Network
 from gesso.model.quantize import SCHEMES, quantize_network, stored_bytes
@@ -88,6 +95,27 @@ def test_dtype_of_the_config(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config | {"dtype": "int4"}))
     with pytest.raises(ValueError, match=r"dtype is 'int4'; expected one of float32"):
         load_network(folder)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("nothing", [{}, {"dtype": None}, {"dtype": ""}], ids=str)
+def test_a_config_without_a_dtype(
+    folder: Path, dtype: torch.dtype, nothing: dict[str, Any]
+) -> None:
+    """What most bytes are in: here all but one tensor."""
+    config = json.loads((folder / "config.json").read_text())
+    del config["dtype"]
+    (folder / "config.json").write_text(json.dumps(config | nothing))
+    tensors = load_file(folder / "model.safetensors")
+    tensors = {name: t if name == SCALE else t.to(dtype) for name, t in tensors.items()}
+    save_file(tensors, folder / "model.safetensors")
+    assert load_network(folder).dtype == dtype
+    convert_checkpoint(folder, folder / "copy")
+    assert read_config(folder / "copy") == read_config(folder)
+    assert DTYPES[read_config(folder).dtype] == dtype
+    # A description alone is read all the same.
+    (folder / "model.safetensors").unlink()
+    assert read_config(folder).dtype == "bfloat16"
 
 
 def test_a_dtype_that_is_none(folder: Path) -> None:

@@ -7,6 +7,8 @@ that the file has in few bits stay so, and those that are to have few are rounde
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -41,8 +43,11 @@ FLOATS = ("F64", "F32", "F16", "BF16")
 
 
 def read_config(folder: Path) -> ModelConfig:
-    """config.json of a checkpoint. ValueError names what is missing or unfit."""
+    """config.json of a checkpoint; one that names no dtype has that of the weights beside it.
+    ValueError names what is missing or unfit."""
     raw = read_json(folder / CONFIG_FILE)
+    if not (raw.get("dtype") or raw.get("torch_dtype")):
+        raw["dtype"] = _stored_dtype(folder)
     with naming(folder / CONFIG_FILE):
         return ModelConfig.parse(raw)
 
@@ -150,6 +155,21 @@ def chosen_dtype(folder: Path, config: ModelConfig, dtype: torch.dtype | None) -
     if dtype not in DTYPES.values():
         raise ValueError(f"dtype is {dtype}; {expected}")
     return dtype
+
+
+def _stored_dtype(folder: Path) -> str | None:
+    """What most bytes of the wide weights are in; None where no weights can be read, which is said
+    when they are asked for."""
+    try:
+        stored = inventory(folder)
+    except ValueError:
+        return None
+    floats = {spelt: dtype for dtype, spelt in HEADER.items() if spelt in FLOATS}
+    held: Counter[torch.dtype] = Counter()
+    for entry in stored.values():
+        if dtype := floats.get(entry.dtype):
+            held[dtype] += math.prod(entry.shape) * dtype.itemsize
+    return str(max(held, key=held.__getitem__)).removeprefix("torch.") if held else None
 
 
 def _check_known(
