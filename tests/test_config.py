@@ -102,11 +102,18 @@ TEXT = {
     "hidden_activation": ("silu", "hidden_activation: got 'silu'; only 'gelu_pytorch_tanh'"),
     "attention_bias": (True, "attention_bias: got True; only False is supported"),
     "use_bidirectional_attention": ("all", "got 'all'; only 'vision' is supported"),
+    "attn_logit_softcapping": (50.0, r"attn_logit_softcapping: got 50\.0; only None is supported"),
+    "hidden_act": ("silu", "hidden_act: got 'silu'; only 'gelu_pytorch_tanh' is supported"),
+    "num_experts_per_tok": (4, "num_experts_per_tok: got 4; only 2 is supported"),
+    "num_kv_shared_layers": (2, "num_kv_shared_layers: got 2; only 0 is supported"),
+    "partial_rotary_factor": (0.5, r"text_config\.partial_rotary_factor: got 0\.5; only None"),
+    "rope_scaling": ({"rope_type": "yarn"}, "rope_scaling: got .*; only None is supported"),
 }
 VISION = {
     "patch_size": (None, "vision_config: required key 'patch_size' is missing"),
     "standardize": ("no", "vision_config.standardize: got 'no'; true or false is expected"),
     "num_hidden_layers": (None, "vision_config: required key 'num_hidden_layers' is missing"),
+    "hidden_act": ("silu", "vision_config.hidden_act: got 'silu'; only 'gelu_pytorch_tanh'"),
     "use_clipped_linears": (True, "use_clipped_linears: got True; only False is supported"),
     "num_key_value_heads": (1, "has as many as query heads"),
     "head_dim": (6, "head_dim: got 6; the two-axis rotary embedding needs a multiple of 4"),
@@ -234,6 +241,17 @@ def test_generation_config_of_the_26b(raw_config: RawConfig) -> None:
     assert GenerationConfig.parse({"eos_token_id": 7}, model=model).eos_token_ids == (7,)
 
 
+def test_keys_of_other_loops_are_read_past(raw_config: RawConfig) -> None:
+    transformers = pytest.importorskip("transformers")
+    others = dict.fromkeys(transformers.GenerationConfig().to_dict(), 1)
+    others = {
+        key: value for key, value in others.items() if key not in GenerationConfig().to_json()
+    }
+    model = ModelConfig.parse(raw_config(num_experts_per_tok=2, num_kv_shared_layers=0))
+    assert {"bos_token_id", "temperature", "min_new_tokens"} <= others.keys()
+    assert GenerationConfig.parse(others, model=model) == GenerationConfig(eos_token_ids=(1, 3))
+
+
 def test_nulls_of_generation_config_take_the_defaults(raw_config: RawConfig) -> None:
     model = ModelConfig.parse(raw_config())
     nulls = dict.fromkeys(GenerationConfig().to_json()) | {"t_max": 1}
@@ -256,6 +274,16 @@ def test_nulls_of_generation_config_take_the_defaults(raw_config: RawConfig) -> 
         ("confidence_threshold", True, "confidence_threshold: got True; expected a number"),
         ("sampler_config", [2.0], r"sampler_config: got \[2.0\]; an object is expected"),
         ("sampler_config", {"entropy_bound": -1}, "entropy_bound: got -1; expected a number"),
+        (
+            "sampler_config",
+            {"_cls_name": "TopKSamplerConfig"},
+            "sampler_config._cls_name: got 'TopKSamplerConfig'; only 'EntropyBoundSamplerConfig'",
+        ),
+        ("sampler_config", {"bound": 0.1}, r"sampler_config\.bound: got 0\.1; the sampler has"),
+        ("max_denoising_step", 9, "max_denoising_step: got 9, .* write max_denoising_steps, or"),
+        ("stabilty_threshold", 2, "no such key; write stability_threshold, or remove it"),
+        ("temperature_start", 0.9, "no such key; write t_max, or remove it"),
+        ("entropy_bound", 0.9, r"no such key; write sampler_config\.entropy_bound"),
         ("eos_token_id", "</s>", "eos_token_id: got '</s>'; a whole number"),
         ("pad_token_id", -1, "pad_token_id: got -1; expected at least 0"),
     ],

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any, Literal, cast
 
 from gesso.values import (
@@ -30,6 +31,28 @@ LayerType = Literal["sliding_attention", "full_attention"]
 
 # Every sixth layer sees everything when the file does not list its layer types (model-spec §1).
 _FULL_EVERY = 6
+
+# What generation_config.json calls the settings of `GenerationConfig`, by what they may be called.
+_SETTINGS = {
+    key: key
+    for key in (
+        "max_new_tokens",
+        "max_denoising_steps",
+        "sampler_config",
+        "t_min",
+        "t_max",
+        "stability_threshold",
+        "confidence_threshold",
+        "eos_token_id",
+        "pad_token_id",
+    )
+} | {
+    "temperature_start": "t_max",
+    "temperature_end": "t_min",
+    "entropy_bound": "sampler_config.entropy_bound",
+}
+# Keys of other generation loops that are spelt much like these.
+_NO_SLIPS = ("bos_token_id", "min_new_tokens", "forced_bos_token_id", "forced_eos_token_id")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,8 +149,14 @@ class TextConfig:
             where,
             attention_bias=(False, None),
             attention_k_eq_v=(True, None),
+            attn_logit_softcapping=(None,),
             enable_moe_block=(True, None),
+            hidden_act=("gelu_pytorch_tanh", None),
             hidden_activation=("gelu_pytorch_tanh", None),
+            num_experts_per_tok=(raw.get("top_k_experts"), None),
+            num_kv_shared_layers=(0, None),
+            partial_rotary_factor=(None,),
+            rope_scaling=(None,),
             tie_word_embeddings=(True, None),
             use_bidirectional_attention=("vision", None),
         )
@@ -243,6 +272,7 @@ class VisionConfig:
             where,
             attention_bias=(False, None),
             use_clipped_linears=(False, None),
+            hidden_act=("gelu_pytorch_tanh", None),
             hidden_activation=("gelu_pytorch_tanh", None),
         )
         number = {
@@ -400,10 +430,18 @@ class GenerationConfig:
 
     @classmethod
     def parse(cls, raw: Mapping[str, Any], *, model: ModelConfig) -> GenerationConfig:
-        """From generation_config.json; what it leaves out or null takes the library's default."""
+        """From generation_config.json; what it leaves out or null takes the library's default.
+        Keys for other loops are read past, those that seem to be a slip of the pen refused."""
+        _refuse_slips(raw)
         sampler: Mapping[str, Any] = {}
         if raw.get("sampler_config") is not None:
             sampler = section(raw, "sampler_config", "")
+            only(sampler, "sampler_config", _cls_name=("EntropyBoundSamplerConfig", None))
+            if other := sorted(sampler.keys() - {"_cls_name", "entropy_bound"}):
+                raise ValueError(
+                    f"sampler_config.{other[0]}: got {sampler[other[0]]!r:.80}; the sampler has "
+                    "entropy_bound alone"
+                )
         found = {
             "max_new_tokens": raw.get("max_new_tokens"),
             "max_denoising_steps": raw.get("max_denoising_steps"),
@@ -435,6 +473,18 @@ class GenerationConfig:
             eos_token_id=list(self.eos_token_ids),
             pad_token_id=self.pad_token_id,
         )
+
+
+def _refuse_slips(raw: Mapping[str, Any]) -> None:
+    """Of the many keys that other generation loops have, those that look like one of ours."""
+    for key, value in raw.items():
+        if value is None or key in _NO_SLIPS or key in _SETTINGS.values():
+            continue
+        for like in get_close_matches(key, _SETTINGS, n=1, cutoff=0.85):
+            raise ValueError(
+                f"{key}: got {value!r:.80}, and there is no such key; write {_SETTINGS[like]}, or "
+                "remove it"
+            )
 
 
 def _softcap(raw: Mapping[str, Any], where: str) -> float:
