@@ -90,6 +90,17 @@ def test_the_one_not_of_use_for_longest_goes_first(raw_config: RawConfig) -> Non
     assert [len(known.find([first] * 20).ids) for first in range(3)] == [20, 0, 20]
 
 
+def test_what_was_absorbed_late_is_still_found(raw_config: RawConfig) -> None:
+    """The same request again and again: it comes to the end of the one before when its own
+    beginning is kept already."""
+    config = ModelConfig.parse(raw_config()).text
+    known = PrefixCache()
+    for _ in range(4):
+        serve(known, config, [7] * 20, [8] * 3, [9] * 3)
+        assert len(known) == 1
+        assert len(known.find([7] * 20 + [5]).ids) == 20
+
+
 def pinned(cache: KVCache) -> int:
     """Bytes of all the memory that its columns lie in."""
     stores = [t.untyped_storage() for i in range(cache.config.num_layers) for t in cache.stored(i)]

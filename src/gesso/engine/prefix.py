@@ -116,7 +116,7 @@ class PrefixCache:
         for their marks. What that costs goes by what is new: all of what was forgotten itself."""
         length = len(prefix.keys)
         before = self._kept.pop(prefix, None) or _Entry(0, 0, [])
-        owned = before.keys
+        owned, first = before.keys, before.length // _BLOCK * _BLOCK + _BLOCK
         if before.length % _BLOCK and owned and owned[-1] == prefix.keys[before.length - 1]:
             self._release(owned.pop(), prefix)
         for place in range(before.length + 1, length + 1):
@@ -125,11 +125,12 @@ class PrefixCache:
                 continue
             if prefix.absorbs(other):
                 self._forget(other)
-        first = before.length // _BLOCK * _BLOCK + _BLOCK
+                first = _BLOCK  # by whose beginnings this one is found from now on
         for place in (*range(first, length, _BLOCK), length):
             key = prefix.keys[place - 1]
+            owner = self._owners.get(key)
             # What it took over stays the other's, whose marks it lacks.
-            if place > prefix.taken or key not in self._owners:
+            if owner is None or (place > prefix.taken and owner is not prefix):
                 self._owners[key] = prefix
                 owned.append(key)
         self._kept[prefix] = _Entry(prefix.nbytes, length, owned)
