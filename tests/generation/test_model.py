@@ -22,6 +22,26 @@ def folder(dg: DiffusionGemma, tmp_path: Path) -> Path:
     return tmp_path / "random"
 
 
+def test_save_gives_what_was_loaded(dg: DiffusionGemma, folder: Path, tmp_path: Path) -> None:
+    """Byte by byte, but for what has changed since; and in the network's dtype."""
+    loaded = gesso.load(folder, device="cpu")
+    loaded.save(tmp_path / "again")
+    names = {path.name for path in folder.iterdir()}
+    assert names == {path.name for path in (tmp_path / "again").iterdir()}
+    assert all((folder / n).read_bytes() == (tmp_path / "again" / n).read_bytes() for n in names)
+    half = gesso.load(folder, device="cpu", dtype="bfloat16")
+    half.network.embed.weight.data.fill_(0.5)
+    half.save(str(tmp_path / "half"), max_shard_bytes=10**5)
+    assert len(list((tmp_path / "half").glob("*.safetensors"))) > 1
+    network = gesso.load(tmp_path / "half", device="cpu", dtype="bfloat16").network
+    assert network.embed.weight.eq(0.5).all()
+    with pytest.raises(ValueError, match="no folder was loaded, whose tokenizer is saved"):
+        dg.save(tmp_path / "none")
+    with pytest.raises(ValueError, match="in few bits is not saved"):
+        gesso.load(folder, device="cpu", quantize="fp8").save(tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
 def test_load_gives_what_was_saved(dg: DiffusionGemma, folder: Path) -> None:
     for source in (folder, str(folder)):
         loaded = gesso.load(source, device="cpu")

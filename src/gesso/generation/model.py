@@ -17,6 +17,7 @@ from gesso.checkpoint import (
     read_config,
     read_generation_config,
     resolve,
+    save_checkpoint,
 )
 from gesso.checkpoint.read import DTYPES, chosen_dtype
 from gesso.checkpoint.schemes import read_quantization
@@ -37,19 +38,40 @@ Mode = Literal["diffusion", "autoregressive"]
 
 
 class DiffusionGemma:
-    """A network, its processor and its generation defaults."""
+    """A network, its processor and its generation defaults; source: the folder they came from."""
 
     def __init__(
         self,
         network: Network,
         processor: Processor,
         generation: GenerationConfig,
+        *,
+        source: Path | None = None,
     ) -> None:
         self.network = network
         self.processor = processor
         self.generation = generation
         # What answers in place of the readable loop, with the same events.
         self.answers: Callable[[Sequence[Request]], Iterator[CanvasEvent]] | None = None
+        self.source = source
+
+    def save(self, folder: str | Path, *, max_shard_bytes: int = 5 * 1000**3) -> None:
+        """Write the network as it is now, say with an adapter merged in, and with it the processor
+        and the generation defaults: a checkpoint for this package and transformers.
+
+        It keeps the network's dtype: load with dtype="bfloat16" for a file in that. ValueError, and
+        the folder untouched, for weights in few bits, for NaN or infinite ones, and where the
+        processor's files are not known, for no folder was loaded.
+        """
+        if self.source is None:
+            raise ValueError("no folder was loaded, whose tokenizer is saved; use save_checkpoint")
+        save_checkpoint(
+            self.network,
+            Path(folder),
+            generation=self.generation,
+            processor=self.source,
+            max_shard_bytes=max_shard_bytes,
+        )
 
     def generate(
         self,
@@ -272,7 +294,7 @@ def load(
     network.kv_cache_dtype = kept
     if compile is True or (compile == "auto" and _compiles_well(network)):
         network.compiled = CompiledPasses(network)
-    return DiffusionGemma(network.eval(), processor, generation)
+    return DiffusionGemma(network.eval(), processor, generation, source=folder)
 
 
 def _compiles_well(network: Network) -> bool:
