@@ -13,6 +13,7 @@ from torch import Tensor
 from gesso.bench.cap import capped, parse_cap
 from gesso.cache import KVCache
 from gesso.engine.joined import JoinedSteps
+from gesso.terminal.tables import print_bench
 from tests.cli.conftest import Run
 
 REPORT = {
@@ -167,7 +168,10 @@ def test_the_engine_s_answers_leave_prompts_out(
 
 
 def test_a_peer_s_steps_beside_ours(
-    run: Run, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run,
+    checkpoint: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Of random weights in the same shape; as it runs without compilation, which takes minutes."""
     peer = pytest.importorskip("gesso.bench.transformers_peer")
@@ -185,6 +189,11 @@ def test_a_peer_s_steps_beside_ours(
     # Two rows of two canvases of 5 tokens: three steps, and one with the encoding between them.
     for ms, speed in zip(found["ms_per_step_all"], found["tokens_per_second_all"], strict=True):
         assert 0 < 3 * ms / 1e3 < 20 / speed
+    print_bench(report | {"notes": ["one of it failed"]})
+    shown = capsys.readouterr().out
+    assert f"\ntransformers {found['version']}, float32: " in shown
+    assert f"\nengine      {report['tokens_per_second_engine']:,.0f} tokens/s" in shown
+    assert "\nnote: one of it failed\n" in shown
 
 
 def test_a_peer_that_fails_is_noted(

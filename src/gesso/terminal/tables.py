@@ -102,6 +102,13 @@ def _print_step(report: Mapping[str, Any]) -> None:
         f"tokens/s    {report['tokens_per_second']:,.0f}, {report['canvases']} canvases of "
         f"{report['steps']} steps; {report['tokens_per_second_apart']:,.0f} with commits apart"
     )
+    print(f"engine      {report['tokens_per_second_engine']:,.0f} tokens/s, its own work included")
+    for peer in report.get("peers", ()):
+        name = f"{peer['name']} {peer['version']}, {peer['dtype']}"
+        speed = f"{peer['tokens_per_second']:,.0f} tokens/s"
+        print(f"{name}: {peer['ms_per_step']:,.2f} ms a step, {speed}")
+    for note in report.get("notes", ()):
+        print(f"note: {note}")
     print(f"experts     {report['experts_touched']:,.1f} of a layer's are asked\n")
     rows = [[name[:60], f"{ms:,.3f}"] for name, ms in report["breakdown"].items()]
     _print(["", "ms/step"], rows, text=1)
