@@ -245,32 +245,6 @@ def broader() -> TrainConfig:
     return replace(longer(), base=checkpoint_of("tiny-long"), steps=1000, seed=22)
 
 
-def settled() -> TrainConfig:
-    """The thirteenth stage: where the sampler ends when it begins at noise.
-
-    The canvas had come to lag the causal pass by seven to nine points. The sampler had run on
-    canvases of every noise level, of which most are right after a step; now it begins where
-    inference does, goes on for as long, and an encoded row serves two canvases.
-    """
-    before = broader()
-    return replace(
-        before,
-        base=checkpoint_of("tiny-broad"),
-        steps=1100,
-        objective=replace(
-            before.objective,
-            causal_weight=1.0,
-            draws=2,
-            self_conditioning=0.85,
-            unroll=0.9,
-            unroll_steps=6,
-            unroll_bounds=(0.3, 3.0),
-            unroll_levels=(0.9, 1.0),
-        ),
-        seed=24,
-    )
-
-
 def skills() -> TrainConfig:
     """From the fifth stage too, and not shipped, for it cost more than it gave: more skills.
 

@@ -416,20 +416,6 @@ def test_unrolling_shows_the_model_its_own_canvas(
     assert torch.equal(first, scored)
 
 
-@pytest.mark.parametrize("end", [0.0, 1.0])
-def test_the_sampler_begins_at_the_levels_that_are_asked_for(
-    network: Network, monkeypatch: pytest.MonkeyPatch, end: float
-) -> None:
-    """What its first pass looks at is the answer itself, or nothing but noise."""
-    options = dict(unroll_levels=(end, end), min_level=0.0)
-    sure = torch.zeros(VOCAB)
-    first, _ = seen_canvases(network, monkeypatch, sure, unroll=1.0, **options)
-    noise = noise_of(draws=1)[0]
-    assert torch.equal(first, noise.tokens) == (end == 1.0)
-    plain, _ = seen_canvases(network, monkeypatch, sure, unroll=0.0, **options)
-    assert not torch.equal(plain, first)
-
-
 def test_unrolling_renoises_what_the_model_is_unsure_of(
     network: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -559,8 +545,6 @@ def test_unrolled_canvases_are_those_of_the_generation_loop(
         (dict(unroll_steps=0), "unroll_steps: got 0"),
         (dict(unroll_temperatures=(0.8, 0.4)), r"unroll_temperatures: got \(0.8, 0.4\)"),
         (dict(unroll_bounds=(0.0, 1.0)), r"unroll_bounds: got \(0.0, 1.0\)"),
-        (dict(unroll_levels=(0.9, 0.1)), r"unroll_levels: got \(0.9, 0.1\)"),
-        (dict(unroll_levels=(0.5, 1.1)), r"unroll_levels: got \(0.5, 1.1\)"),
         (dict(unroll=0.5, leave_one_out=True), "unroll and leave_one_out: got both"),
         (dict(slip=0.5, leave_one_out=True), "slip and leave_one_out: got both"),
         (dict(self_conditioning=1.5), "self_conditioning: got 1.5"),

@@ -35,8 +35,6 @@ class ObjectiveConfig:
     `unroll_steps` steps, so that the pass which is scored meets, and learns to mend, the model's
     own mistakes (SUNDAE, arXiv 2112.06749). Each row draws its entropy bound log-uniformly from
     `unroll_bounds`, and the temperature of its logits evenly from `unroll_temperatures`.
-    unroll_levels: between which noise levels the canvases lie that the sampler then runs on. At
-    inference every canvas begins at 1; from much less most are right after one step.
     cache_gradient: whether the denoising loss trains the encoding of what the canvas reads too;
     without, the causal loss alone does.
     slip: share of the canvases of which a stretch stands a few places too early or too late.
@@ -56,7 +54,6 @@ class ObjectiveConfig:
     unroll_steps: int = 1
     unroll_bounds: tuple[float, float] = (0.02, 5.0)
     unroll_temperatures: tuple[float, float] = (1.0, 1.0)
-    unroll_levels: tuple[float, float] = (0.0, 1.0)
     slip: float = 0.0
     fill_weight: float = 1.0
 
@@ -79,11 +76,6 @@ class ObjectiveConfig:
                 raise ValueError(
                     f"{name}: got {getattr(self, name)}; expected two rising numbers above 0"
                 )
-        low, high = self.unroll_levels
-        if not 0.0 <= low <= high <= 1.0:
-            raise ValueError(
-                f"unroll_levels: got {self.unroll_levels}; expected two rising numbers from 0 to 1"
-            )
         if self.unroll and self.leave_one_out:
             raise ValueError(
                 "unroll and leave_one_out: got both; the leave-one-out head needs the noise level "

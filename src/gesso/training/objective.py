@@ -91,15 +91,10 @@ def draw_noise(
 
 def unscored_passes(noise: CanvasNoise, config: ObjectiveConfig) -> Tensor:
     """How often the network looks at each row's canvas (B,) before the pass that is scored."""
-    count = noise.unroll[:, 1]
-    passes = torch.where(_unrolled(noise, config), 1 + (count * config.unroll_steps).long(), 1)
+    _, count, *_ = noise.unroll.unbind(1)
+    unrolled = noise.unroll[:, 0] < config.unroll
+    passes = torch.where(unrolled, 1 + (count * config.unroll_steps).long(), 1)
     return torch.where(noise.self_conditioning < config.self_conditioning, passes, 0)
-
-
-def _unrolled(noise: CanvasNoise, config: ObjectiveConfig) -> Tensor:
-    """Which rows' canvases (B,) the sampler runs on."""
-    looked = noise.self_conditioning < config.self_conditioning
-    return looked & (noise.unroll[:, 0] < config.unroll)
 
 
 def training_loss(
@@ -218,10 +213,7 @@ def _denoising_loss(
 
 def _levels(noise: CanvasNoise, config: ObjectiveConfig, length: int, dtype: torch.dtype) -> Tensor:
     """Even levels (B, 1); with ramps (B, L), the given share rising at a random place and width."""
-    low, high = config.unroll_levels
-    drawn = noise.level.to(dtype)
-    drawn = torch.where(_unrolled(noise, config), low + (high - low) * drawn, drawn)
-    level = config.min_level + (1 - 2 * config.min_level) * drawn
+    level = config.min_level + (1 - 2 * config.min_level) * noise.level.to(dtype)
     if not config.ramp:
         return level[:, None]
     coin, width = noise.ramp.unbind(1)
@@ -245,8 +237,8 @@ def _sampled(
     A pass gives a row its soft embedding; the unrolled ones then take the sampler's step and may
     go on. Returns soft embeddings (B, L, M), zero for rows without a pass, and canvases (B, L).
     """
-    _, _, place, heat = noise.unroll.split(1, dim=1)  # (B, 1)
-    unrolled, passes = _unrolled(noise, config)[:, None], unscored_passes(noise, config)
+    coin, _, place, heat = noise.unroll.split(1, dim=1)  # (B, 1)
+    unrolled, passes = coin < config.unroll, unscored_passes(noise, config)
     low, high = (math.log(bound) for bound in config.unroll_bounds)
     bound = (low + (high - low) * place).exp()
     cool, hot = config.unroll_temperatures
