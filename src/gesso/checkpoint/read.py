@@ -67,12 +67,14 @@ def load_network(
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
     quantize: Scheme | None = None,
+    on_tensor: Callable[[str, Tensor], None] = lambda name, tensor: None,
 ) -> Network:
     """The network of a checkpoint, whole and on `device`.
 
     dtype: float32, bfloat16 or float16, of what is not in few bits; None takes the one that
     config.json names. quantize: what `quantize_network` would make of the network, bit for bit, but
-    each matrix is rounded when it is read, so that `device` never holds the wide weights. Weights
+    each matrix is rounded when it is read, so that `device` never holds the wide weights. on_tensor
+    is shown each tensor as the file has it, by native name where it is wide there. Weights
     that are in few bits (model-spec §9) stay so, in `QuantLinear` and `QuantExperts`, and what the
     file says of activations and of the cache is not carried out. Second copies of tied tensors are
     ignored. ValueError, before any weight is read, for a folder whose files or tensors are not
@@ -96,12 +98,17 @@ def load_network(
             for name in weights.offset_keys():
                 if name in native:
                     check = partial(checked, file, name, dtype=dtype, device=device)
+                    raw = weights.get_tensor(name)
+                    on_tensor(native[name], raw)
                     if stored := few_bits.get(native[name]):
-                        _round(stored, weights.get_tensor(name), check)
+                        _round(stored, raw, check)
                     else:
-                        _place(network, native[name], check(weights.get_tensor(name)))
+                        _place(network, native[name], check(raw))
+                    del raw  # before the next one is read
                 elif name in rows:
-                    part = _checked_part(file, name, weights.get_tensor(name), rows[name])
+                    raw = weights.get_tensor(name)
+                    on_tensor(name, raw)
+                    part = _checked_part(file, name, raw, rows[name])
                     fill_in(network, rows[name], part, device=device)
     finish(network, contents.packed)
     assert not any(t.is_meta for t in network.state_dict().values()), "a tensor was left out"

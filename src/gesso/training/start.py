@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import itertools
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gesso.checkpoint import load_network, read_config, read_generation_config, resolve
 from gesso.checkpoint.schemes import read_quantization
@@ -45,19 +46,29 @@ def start(config: TrainConfig) -> Start:
             f"base: the weights of {config.base} are in few bits, which are not trained; set lora "
             "to train an adapter on them, or begin from the wide checkpoint"
         )
-    network = load_network(resolve(config.base), dtype=dtype, device=device)
+    samples: dict[str, Tensor] = {}
+    network = load_network(
+        resolve(config.base),
+        dtype=dtype,
+        device=device,
+        quantize=None if config.quantize is None else SCHEMES[config.quantize],
+        on_tensor=lambda name, tensor: samples.update({name: sample(tensor)}),
+    )
     if config.model is not None:
         network.config = replace(network.config, canvas_length=config.model.canvas_length)
-    base = fingerprint(network)
-    _prepare(network, config)
-    return Start(network, base)
+    if config.lora is not None:
+        add_adapter(network, config.lora, seed=config.seed)
+    return Start(network, fingerprint(samples))
 
 
 def skeleton(config: TrainConfig) -> Network:
     """The same without its values, on the meta device."""
     with torch.device("meta"):
         network = Network(shape_of(config)).to(working_dtype(config))
-    _prepare(network, config)
+    if config.quantize is not None:
+        quantize_network(network, SCHEMES[config.quantize])
+    if config.lora is not None:
+        add_adapter(network, config.lora, seed=config.seed)
     return network
 
 
@@ -90,17 +101,20 @@ def shape_of(config: TrainConfig) -> ModelConfig:
     return read_config(resolve(config.base, weights=False))
 
 
-def fingerprint(network: Network) -> str:
-    """The same for the same base, in whatever dtype it is held: of a row in the middle of each of
-    its tensors."""
+def fingerprint(samples: Mapping[str, Tensor]) -> str:
+    """The same for the same base, in whatever dtype it is held, by a `sample` of each of its
+    tensors."""
     known = blake2b(digest_size=8)
-    for name, tensor in sorted(network.state_dict().items()):
-        rows = tensor.reshape(-1, tensor.shape[-1]) if tensor.dim() > 1 else tensor.reshape(1, -1)
-        row = rows[len(rows) // 2]
-        # Of weights in few bits it is what is stored that is compared.
-        row = row.bfloat16() if row.is_floating_point() and row.itemsize > 1 else row
-        known.update(name.encode() + row.cpu().view(torch.uint8).numpy().tobytes())
+    for name, row in sorted(samples.items()):
+        known.update(name.encode() + row.view(torch.uint8).numpy().tobytes())
     return known.hexdigest()
+
+
+def sample(tensor: Tensor) -> Tensor:
+    """A row from the middle of a tensor, on the CPU; in bfloat16, or in the few bits it is in."""
+    rows = tensor.reshape(-1, tensor.shape[-1]) if tensor.dim() > 1 else tensor.reshape(1, -1)
+    row = rows[len(rows) // 2].cpu().clone()
+    return row.bfloat16() if row.is_floating_point() and row.itemsize > 1 else row
 
 
 def check_tokenizer(config: TrainConfig, processor: Processor, shape: ModelConfig) -> None:
@@ -154,11 +168,3 @@ def _check_shape(base: str | Path, model: ModelConfig) -> None:
             f"base: {base} has not the shape that the recipe's model says ({', '.join(other)}); "
             "correct the recipe, or leave model out"
         )
-
-
-def _prepare(network: Network, config: TrainConfig) -> None:
-    """What is done to a base before it is trained."""
-    if config.quantize is not None:
-        quantize_network(network, SCHEMES[config.quantize])
-    if config.lora is not None:
-        add_adapter(network, config.lora, seed=config.seed)
