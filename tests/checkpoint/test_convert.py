@@ -485,11 +485,11 @@ def test_converting_holds_one_file_and_one_matrix(
     """Between two matrices, what the next file will hold; and no stack of experts is read whole."""
     read, most, limit = [], [], 30_000
 
-    def check(file: Path, name: str, raw: Tensor, dtype: torch.dtype) -> Tensor:
+    def check(file: Path, name: str, raw: Tensor, *given: Any) -> Tensor:
         read.append(raw.numel())
-        return checked(file, name, raw, dtype)
+        return checked(file, name, raw, *given)
 
-    monkeypatch.setattr("gesso.checkpoint.convert.checked", check)
+    monkeypatch.setattr("gesso.checkpoint.read.checked", check)
     matrix = 2 * 48 * 64
     converted(
         source,

@@ -43,6 +43,8 @@ def test_mistakes(run: Run, checkpoint: Path, tmp_path: Path) -> None:
     assert (code, "expected one of fp8, nvfp4, int4" in err) == (2, True)
     code, _, err = run("convert", checkpoint, "--out", out, "--shard-bytes", "0")
     assert (code, "--shard-bytes: got 0" in err) == (2, True)
+    code, _, err = run("convert", checkpoint, "--out", out, "--adapter", tmp_path / "none")
+    assert (code, "no adapter_config.json" in err) == (2, True)
     code, _, err = run("convert", checkpoint)
     assert (code, "--out" in err) == (2, True)
     code, _, err = run("convert", checkpoint, "--out", "")

@@ -1,16 +1,16 @@
 """Checkpoints in the published layout: safetensors, sharded or not, and their JSON files."""
 
-from gesso.checkpoint.adapter import check_adapter, merge_adapter, save_adapter
+from gesso.checkpoint.adapter import merge_adapter, read_adapter, save_adapter
 from gesso.checkpoint.convert import convert_checkpoint
 from gesso.checkpoint.hub import resolve
 from gesso.checkpoint.read import load_network, read_config, read_generation_config
 from gesso.checkpoint.write import save_checkpoint
 
 __all__ = [
-    "check_adapter",
     "convert_checkpoint",
     "load_network",
     "merge_adapter",
+    "read_adapter",
     "read_config",
     "read_generation_config",
     "resolve",

@@ -92,25 +92,39 @@ def save_adapter(
         (partial / CONFIG_FILE).write_text(text, encoding="utf-8")
 
 
-def check_adapter(folder: Path, model: ModelConfig) -> None:
-    """ValueError for what `merge_adapter` would refuse, as far as it is seen without a tensor being
-    read."""
+class Adapter:
+    """One that was read: by native name, the changes of the weights that it has any for."""
+
+    def __init__(self, factors: Mapping[str, Factors], *, scale: float) -> None:
+        self._factors = factors
+        self._scale = scale
+
+    def merge(self, name: str, weight: Tensor, matrix: int | None = None) -> None:
+        """Add the change to a wide weight, in place and rounded once; of a stack to the one matrix
+        of that number, where `weight` is that."""
+        if name in self._factors:
+            a, b = self._factors[name]
+            if matrix is not None:
+                a, b = a[matrix], b[matrix]
+            merge_change(weight, a, b, scale=self._scale)
+
+
+def read_adapter(folder: Path, model: ModelConfig) -> Adapter:
+    """ValueError when the files are not a plain LoRA adapter for such a network."""
     with torch.device("meta"):
         network = Network(model)
     config = _read_config(folder)
-    _check_header(folder, adapted_weights(network, config), rank=config.rank)
+    weights = adapted_weights(network, config)
+    _check_header(folder, weights, rank=config.rank)
+    return Adapter(_read_factors(folder / WEIGHTS_FILE, weights), scale=config.scale)
 
 
 def merge_adapter(network: Network, folder: Path) -> None:
-    """Add an adapter's change to the network's weights, in place, each rounded once.
-
-    ValueError, and the network untouched, when the files are not a plain LoRA adapter for it.
-    """
-    config = _read_config(folder)
-    weights = adapted_weights(network, config)
-    _check_header(folder, weights, rank=config.rank)
-    for name, (a, b) in _read_factors(folder / WEIGHTS_FILE, weights).items():
-        merge_change(weights[name], a, b, scale=config.scale)
+    """Add an adapter's change to the network's weights, in place. ValueError, and the network
+    untouched, as in `read_adapter`."""
+    adapter = read_adapter(folder, network.config)
+    for name, weight in network.state_dict().items():
+        adapter.merge(name, weight)
 
 
 def _keys(weight: str, factor: str) -> list[str]:

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from gesso.checkpoint.adapter import Adapter, read_adapter
 from gesso.checkpoint.layouts import CT_FP8, CT_INT4, CT_NVFP4, Layout
 from gesso.checkpoint.names import published_modules, published_name
 from gesso.checkpoint.read import (
     GENERATION_FILE,
-    checked,
     chosen_dtype,
+    merged,
     read_config,
     read_generation_config,
     take_stock,
@@ -38,15 +40,17 @@ def convert_checkpoint(
     source: Path,
     folder: Path,
     *,
+    adapter: Path | None = None,
     quantize: str | None = None,
     max_shard_bytes: int = 1000**3,
     on_piece: Callable[[int, int], None] | None = None,
 ) -> None:
     """Write the checkpoint of folder `source` into `folder`, in compressed-tensors' layout.
 
-    quantize: "fp8", "nvfp4" or "int4", as in `gesso.load`, which gives the same network bit for
-    bit; None copies, in files of the size asked for. Tensors that stay wide are in the dtype that
-    the source's config.json names. Tokenizer, chat template and generation_config.json go along.
+    adapter: the folder of a LoRA adapter for it, merged into the weights. quantize: "fp8", "nvfp4"
+    or "int4". Both as in `gesso.load`, which gives the same network bit for bit; with neither it
+    copies, in files of the size asked for. Tensors that stay wide are in the dtype that the
+    source's config.json names. Tokenizer, chat template and generation_config.json go along.
     on_piece is told how many of how many matrices are done. ValueError, and no folder, for what
     `load_network` would refuse, for a source in few bits, and for weights that do not fall into
     the format's groups.
@@ -64,7 +68,8 @@ def convert_checkpoint(
     if contents.packed:
         raise ValueError(f"{source}: is in few bits already; convert the one in bfloat16")
     layouts = {} if quantize is None else _layouts(network, SCHEMES[quantize])
-    pieces = list(_pieces(network, contents.stored, layouts, dtype))
+    change = None if adapter is None else read_adapter(adapter, config)
+    pieces = list(_pieces(network, contents.stored, layouts, change, dtype))
     raw = replace(config, dtype=str(dtype).removeprefix("torch.")).to_json()
     if layouts:
         raw[KEY] = quantization_config(
@@ -101,19 +106,24 @@ def _pieces(
     network: Network,
     stored: Mapping[str, Stored],
     layouts: Mapping[str, Layout],
+    adapter: Adapter | None,
     dtype: torch.dtype,
 ) -> Iterator[Piece]:
     for name, tensor in network.state_dict().items():
         published = published_name(name)
+        file = stored[published].file
+        reading = partial(merged, adapter, name, file, published, dtype=dtype)
         if name in layouts:
-            yield from _packed(name, tensor, stored[published], layouts[name], dtype)
+            yield from _packed(name, tensor, file, layouts[name], reading)
         else:
             size = tensor.numel() * dtype.itemsize
-            yield Piece({published: size}, _wide(published, stored[published], dtype))
+            yield Piece({published: size}, _wide(published, file, reading))
 
 
-def _wide(published: str, entry: Stored, dtype: torch.dtype) -> Callable[[], Mapping[str, Tensor]]:
-    return lambda: {published: checked(entry.file, published, _read(entry.file, published), dtype)}
+def _wide(
+    published: str, file: Path, reading: Callable[..., Tensor]
+) -> Callable[[], Mapping[str, Tensor]]:
+    return lambda: {published: reading(_read(file, published))}
 
 
 def _read(file: Path, name: str) -> Tensor:
@@ -123,7 +133,7 @@ def _read(file: Path, name: str) -> Tensor:
 
 
 def _packed(
-    name: str, weight: Tensor, entry: Stored, layout: Layout, dtype: torch.dtype
+    name: str, weight: Tensor, file: Path, layout: Layout, reading: Callable[..., Tensor]
 ) -> Iterator[Piece]:
     """One piece a matrix. weight: on the meta device."""
     published, stacked = published_name(name), weight.dim() == 3
@@ -134,10 +144,9 @@ def _packed(
 
         def make(number: int = number, modules: tuple[str, ...] = modules) -> dict[str, Tensor]:
             if stacked:
-                raw = read_matrix(entry.file, published, number)
+                matrix = reading(read_matrix(file, published, number), number)
             else:
-                raw = _read(entry.file, published)
-            matrix = checked(entry.file, published, raw, dtype)
+                matrix = reading(_read(file, published))
             return _named(modules, _split(layout, matrix, len(modules)))
 
         sizes = {n: t.numel() * t.element_size() for n, t in _named(modules, like).items()}

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +35,9 @@ from gesso.model.network import Network
 from gesso.model.quantize import Scheme, quantize_network
 from gesso.quant.modules import Stored as StoredWeight
 from gesso.values import naming, read_json
+
+if TYPE_CHECKING:
+    from gesso.checkpoint.adapter import Adapter
 
 GENERATION_FILE = "generation_config.json"
 
@@ -66,20 +69,22 @@ def load_network(
     *,
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
+    adapter: Adapter | None = None,
     quantize: Scheme | None = None,
     on_tensor: Callable[[str, Tensor], None] = lambda name, tensor: None,
 ) -> Network:
     """The network of a checkpoint, whole and on `device`.
 
     dtype: float32, bfloat16 or float16, of what is not in few bits; None takes the one that
-    config.json names. quantize: what `quantize_network` would make of the network, bit for bit, but
-    each matrix is rounded when it is read, so that `device` never holds the wide weights. on_tensor
-    is shown each tensor as the file has it, by native name where it is wide there. Weights
-    that are in few bits (model-spec §9) stay so, in `QuantLinear` and `QuantExperts`, and what the
-    file says of activations and of the cache is not carried out. Second copies of tied tensors are
-    ignored. ValueError, before any weight is read, for a folder whose files or tensors are not
-    those of the network that its config.json describes, or cannot be quantized; while reading, for
-    damaged data and for NaN or infinite weights.
+    config.json names. adapter: is merged into the wide weights. quantize: what `quantize_network`
+    would make of the network then, bit for bit, but each matrix is changed and rounded when it is
+    read, so that `device` never holds the wide weights. on_tensor is shown each tensor as the file
+    has it, by native name where it is wide there. Weights that are in few bits (model-spec §9) stay
+    so, in `QuantLinear` and `QuantExperts`, and what the file says of activations and of the cache
+    is not carried out. Second copies of tied tensors are ignored. ValueError, before any weight is
+    read, for a folder whose files or tensors are not those of the network that its config.json
+    describes, or cannot be quantized; while reading, for damaged data and for NaN or infinite
+    weights.
     """
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder; a checkpoint is a folder with {CONFIG_FILE}")
@@ -97,13 +102,15 @@ def load_network(
             # In the order of the file: one pass over the disk.
             for name in weights.offset_keys():
                 if name in native:
-                    check = partial(checked, file, name, dtype=dtype, device=device)
                     raw = weights.get_tensor(name)
                     on_tensor(native[name], raw)
+                    reading = partial(
+                        merged, adapter, native[name], file, name, dtype=dtype, device=device
+                    )
                     if stored := few_bits.get(native[name]):
-                        _round(stored, raw, check)
+                        _round(stored, raw, reading)
                     else:
-                        _place(network, native[name], check(raw))
+                        _place(network, native[name], reading(raw))
                     del raw  # before the next one is read
                 elif name in rows:
                     raw = weights.get_tensor(name)
@@ -251,6 +258,24 @@ def checked(
     return tensor
 
 
+def merged(
+    adapter: Adapter | None,
+    native: str,
+    file: Path,
+    name: str,
+    raw: Tensor,
+    matrix: int | None = None,
+    *,
+    dtype: torch.dtype,
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """`checked`, with an adapter's change; of a stack the one matrix of that number."""
+    tensor = checked(file, name, raw, dtype, device)
+    if adapter is not None:
+        adapter.merge(native, tensor, matrix)
+    return tensor
+
+
 def _checked_part(file: Path, name: str, raw: Tensor, rows: Rows) -> Tensor:
     part = rows.part.read(raw)
     if part.is_floating_point():
@@ -258,13 +283,13 @@ def _checked_part(file: Path, name: str, raw: Tensor, rows: Rows) -> Tensor:
     return part
 
 
-def _round(stored: StoredWeight, raw: Tensor, check: Callable[[Tensor], Tensor]) -> None:
+def _round(stored: StoredWeight, raw: Tensor, reading: Callable[..., Tensor]) -> None:
     """A matrix at a time: rounding works in many times what it leaves."""
     if raw.dim() == 2:
-        stored.fill(check(raw))
+        stored.fill(reading(raw))
     else:
         for number, matrix in enumerate(raw):
-            stored.fill(check(matrix), number)
+            stored.fill(reading(matrix, number), number)
 
 
 def _place(network: Network, name: str, tensor: Tensor) -> None:

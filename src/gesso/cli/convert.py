@@ -21,6 +21,9 @@ def add(commands: Commands, *, parents: Sequence[argparse.ArgumentParser]) -> No
     parser.add_argument("source", metavar="SOURCE", help="a folder, a hub id, or an embedded one")
     parser.add_argument("--out", type=named_path, required=True, metavar="FOLDER", help="where to")
     parser.add_argument(
+        "--adapter", type=named_path, metavar="DIR", help="a LoRA adapter for it, merged in"
+    )
+    parser.add_argument(
         "--quantize",
         metavar="FORMAT",
         help="of the experts: fp8, nvfp4 or int4; the other linear maps of the text stack get "
@@ -50,6 +53,7 @@ def run(args: argparse.Namespace) -> int:
         convert_checkpoint(
             source,
             args.out,
+            adapter=args.adapter,
             quantize=args.quantize,
             max_shard_bytes=int(args.shard_bytes),
             on_piece=lambda done, total: bar.step("matrices", done, total),

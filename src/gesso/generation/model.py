@@ -11,9 +11,8 @@ import torch
 
 from gesso.cache import parse_kv_cache_dtype
 from gesso.checkpoint import (
-    check_adapter,
     load_network,
-    merge_adapter,
+    read_adapter,
     read_config,
     read_generation_config,
     resolve,
@@ -30,7 +29,7 @@ from gesso.generation.request import Parameters, Request, make_request
 from gesso.kernels.cpu.library import is_available, library, products_of
 from gesso.model.compiled import CompiledPasses
 from gesso.model.network import Network
-from gesso.model.quantize import SCHEMES, is_quantized, quantize_network
+from gesso.model.quantize import SCHEMES, is_quantized
 from gesso.processor import Processor
 
 Prompt = str | Sequence[Mapping[str, Any]]
@@ -281,16 +280,13 @@ def load(
             "dtype: got float16, and compile is for float32 and bfloat16: leave one of the two out"
         )
     processor, generation = Processor.load(folder), read_generation_config(folder)
-    if adapter is not None:
-        check_adapter(Path(adapter), model)
-    scheme = None if quantize is None else SCHEMES[quantize]
-    if adapter is None:
-        network = load_network(folder, dtype=wanted, device=place, quantize=scheme)
-    else:
-        network = load_network(folder, dtype=wanted, device=place)
-        merge_adapter(network, Path(adapter))
-        if scheme is not None:
-            quantize_network(network, scheme)
+    network = load_network(
+        folder,
+        dtype=wanted,
+        device=place,
+        adapter=None if adapter is None else read_adapter(Path(adapter), model),
+        quantize=None if quantize is None else SCHEMES[quantize],
+    )
     network.kv_cache_dtype = kept
     if compile is True or (compile == "auto" and _compiles_well(network)):
         network.compiled = CompiledPasses(network)

@@ -135,7 +135,12 @@ def adapted_weights(network: Network, config: LoraConfig) -> dict[str, nn.Parame
 
 @torch.no_grad()
 def merge_change(weight: Tensor, a: Tensor, b: Tensor, *, scale: float) -> None:
-    """weight (..., out, in) += scale * b (..., out, r) @ a (..., r, in), rounded once."""
+    """weight (..., out, in) += scale * b (..., out, r) @ a (..., r, in), rounded once; of a stack
+    one matrix after the other, for whose change there is room where there is not for all."""
+    if weight.dim() > 2:
+        for each in zip(weight, a, b, strict=True):
+            merge_change(*each, scale=scale)
+        return
     work = torch.promote_types(weight.dtype, torch.float32)
     change = b.to(weight.device, work) @ a.to(weight.device, work)
     weight.copy_(weight.to(work).add_(change, alpha=scale))
