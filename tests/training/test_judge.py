@@ -140,6 +140,28 @@ def test_a_run_killed_before_its_first_state_is_judged_anew(
     assert [line["exact"] for line in judgements(folder)] == SCORES
 
 
+def test_a_run_killed_after_its_first_best_can_go_on(
+    config: TrainConfig, scored: Callable[[int], None], tmp_path: Path
+) -> None:
+    """However long it is to the first state that was asked for."""
+
+    class Killed(Exception):
+        pass
+
+    def kill(log: object) -> None:
+        raise Killed
+
+    config = replace(config, save_every=100)
+    with pytest.raises(Killed):
+        Trainer(config, tmp_path / "run").run(on_step=kill)
+    scored(1)
+    again = Trainer(config, tmp_path / "run")
+    assert again.resume()
+    assert again.step == 1
+    again.run()
+    assert [line["exact"] for line in judgements(tmp_path / "run")] == SCORES
+
+
 def test_scores_of_other_examples_do_not_count(
     config: TrainConfig, scored: Callable[[int], None], tmp_path: Path
 ) -> None:

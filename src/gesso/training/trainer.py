@@ -100,6 +100,7 @@ class Trainer:
         self.step = 0
         # Whether what the folder holds is of this run.
         self._claimed = False
+        self._saved = False
 
     def resume(self) -> bool:
         """Continue from the folder's saved state; False when there is none.
@@ -121,7 +122,7 @@ class Trainer:
         step = int(tensors.pop("steps_done"))
         self._weights.load_state(tensors)
         self.step = step
-        self._claimed = True
+        self._claimed = self._saved = True
         return True
 
     def run(self, *, on_step: Callable[[StepLog], None] = lambda log: None) -> None:
@@ -188,6 +189,8 @@ class Trainer:
             raise error or RuntimeError("the first process could not judge, and says why")
         if best:
             self._ship(best=True)
+            if not self._saved:  # without a state nobody could go on from here
+                self.save()
 
     def save(self) -> None:
         """Write the state to resume from, then the averaged weights: a checkpoint, or an adapter
@@ -200,6 +203,7 @@ class Trainer:
             make_folder(self.folder)
             with replacing(self.folder / STATE) as path:
                 save_file(state, path, metadata=recipe)
+        self._saved = True
         self._ship()
         if self.processes.first:
             plot_run(self.folder)
