@@ -1,13 +1,15 @@
 """A loaded model that answers by an engine, in place of the readable loop."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 
+from gesso.diffusion.loop import StepOutput
 from gesso.engine import Engine
 from gesso.engine.answers import Answers, load
 from gesso.engine.joined import JoinedSteps
+from gesso.engine.row import Row
 from gesso.generation.events import End
 from gesso.generation.model import DiffusionGemma
 from tests.engine.schedules import L, plain
@@ -35,9 +37,10 @@ def served(dg: DiffusionGemma, made: list[int]) -> DiffusionGemma:
 def test_the_events_are_those_of_the_readable_loop(
     dg: DiffusionGemma, served: DiffusionGemma, made: list[int]
 ) -> None:
-    wanted, found = (list(each.stream("<bos>a", seed=3, **KEYS)) for each in (dg, served))
-    assert list(map(plain, found)) == list(map(plain, wanted))
-    assert {event.row for event in found} == {0}
+    for seed in (3, 4):
+        wanted, found = (list(each.stream("<bos>a", seed=seed, **KEYS)) for each in (dg, served))
+        assert list(map(plain, found)) == list(map(plain, wanted))
+        assert {event.row for event in found} == {0}
     prompts = ["<bos>a", "<bos>b", "<bos>ab"]
     wanted, found = (
         [result.token_ids for result in each.generate_batch(prompts, seeds=[1, 2, 3], **KEYS)]
@@ -72,6 +75,32 @@ def test_answers_side_by_side(dg: DiffusionGemma, served: DiffusionGemma) -> Non
         thread.join(timeout=60)
     assert [found[place] for place in range(2)] == wanted
     assert served.answers._engine_for(1).idle
+
+
+def test_what_is_given_up_takes_no_more_steps(
+    served: DiffusionGemma, made: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And keeps no larger batch from an engine of its size."""
+    steps, step = [], JoinedSteps.step
+
+    def counted(self: JoinedSteps, rows: Sequence[Row]) -> Iterator[tuple[Row, StepOutput]]:
+        steps.append(len(rows))
+        return step(self, rows)
+
+    monkeypatch.setattr(JoinedSteps, "step", counted)
+
+    def give_up() -> None:
+        gone = served.stream("<bos>b", **(KEYS | dict(max_new_tokens=50 * L)))
+        next(gone)
+        gone.close()
+        steps.clear()
+
+    give_up()
+    answer = served.generate("<bos>a", **KEYS)
+    assert len(steps) <= answer.stats.forwards + 1
+    give_up()
+    served.generate_batch(["<bos>a"] * 3, **KEYS)
+    assert made == [1, 3]
 
 
 def test_one_s_own_event_ends_one_answer(served: DiffusionGemma) -> None:
