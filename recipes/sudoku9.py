@@ -20,7 +20,8 @@ from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 
-from gesso.config import GenerationConfig, ModelConfig, RopeConfig
+from gesso.config import ModelConfig, RopeConfig
+from gesso.generation_config import GenerationConfig
 from gesso.training.config import EvaluationConfig, ObjectiveConfig, OptimizerConfig, TrainConfig
 from recipes import tiny, tiny_shape
 from recipes.tiny_tokenizer import build_tokenizer, save_tokenizer

@@ -43,7 +43,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from gesso.config import GenerationConfig
+from gesso.generation_config import GenerationConfig
 from gesso.training.config import ObjectiveConfig, OptimizerConfig, TrainConfig
 from recipes.tiny_shape import PROCESSOR, model_config, token_ids, write_tokenizer
 

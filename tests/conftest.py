@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 import torch
 
-from gesso.config import GenerationConfig, ModelConfig
+from gesso.config import ModelConfig
 from gesso.generation.model import DiffusionGemma
+from gesso.generation_config import GenerationConfig
 from gesso.model.network import Network
 from gesso.processor import Processor
 from tests.triton_interpreter import hasten, mend

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from gesso.config import GenerationConfig, ModelConfig
+from gesso.config import ModelConfig
+from gesso.generation_config import GenerationConfig
 from gesso.values import read_json
 
 RawConfig = Callable[..., dict[str, Any]]

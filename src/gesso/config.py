@@ -1,4 +1,4 @@
-"""The configuration of a checkpoint, read from config.json and generation_config.json here alone.
+"""What a network is, read from config.json here alone.
 
 Both spellings of config.json are read: the released one (`global_head_dim`,
 `num_global_key_value_heads`) and the one that transformers >= 5.23 saves (`per_layer_config`).
@@ -10,11 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any, Literal, cast
 
 from gesso.values import (
-    number,
     only,
     place,
     positive,
@@ -31,28 +29,6 @@ LayerType = Literal["sliding_attention", "full_attention"]
 
 # Every sixth layer sees everything when the file does not list its layer types (model-spec §1).
 _FULL_EVERY = 6
-
-# What generation_config.json calls the settings of `GenerationConfig`, by what they may be called.
-_SETTINGS = {
-    key: key
-    for key in (
-        "max_new_tokens",
-        "max_denoising_steps",
-        "sampler_config",
-        "t_min",
-        "t_max",
-        "stability_threshold",
-        "confidence_threshold",
-        "eos_token_id",
-        "pad_token_id",
-    )
-} | {
-    "temperature_start": "t_max",
-    "temperature_end": "t_min",
-    "entropy_bound": "sampler_config.entropy_bound",
-}
-# Keys of other generation loops that are spelt much like these.
-_NO_SLIPS = ("bos_token_id", "min_new_tokens", "forced_bos_token_id", "forced_eos_token_id")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -391,100 +367,6 @@ class ModelConfig:
             text_config=self.text.to_json(),
             vision_config=self.vision.to_json() if self.vision else None,
         )
-
-
-# Of one canvas. Every step has its temperature, and is remembered where stability asks for it.
-MOST_STEPS = 4096
-
-
-@dataclass(frozen=True, kw_only=True)
-class GenerationConfig:
-    """What generation does when the caller does not say (generation_config.json, model-spec §6).
-
-    `entropy_bound` and `confidence_threshold` in nats; temperatures divide the logits.
-    `confidence_threshold` or `stability_threshold` None switches the adaptive stop off.
-    """
-
-    max_new_tokens: int = 256
-    max_denoising_steps: int = 48
-    entropy_bound: float = 0.1
-    temperature_start: float = 0.8
-    temperature_end: float = 0.4
-    stability_threshold: int | None = 1
-    confidence_threshold: float | None = 0.005
-    eos_token_ids: tuple[int, ...] = ()
-    pad_token_id: int = 0
-
-    def __post_init__(self) -> None:
-        whole("max_new_tokens", self.max_new_tokens, low=1)
-        whole("max_denoising_steps", self.max_denoising_steps, low=1, high=MOST_STEPS)
-        number("entropy_bound", self.entropy_bound)
-        number("temperature_start (t_max)", self.temperature_start)
-        # No step is taken at the end's temperature (trap 18): it may be 0.
-        number("temperature_end (t_min)", self.temperature_end, zero=True)
-        if self.stability_threshold is not None:
-            whole("stability_threshold", self.stability_threshold, low=0)
-        if self.confidence_threshold is not None:
-            number("confidence_threshold", self.confidence_threshold, zero=True)
-        whole("pad_token_id", self.pad_token_id, low=0)
-
-    @classmethod
-    def parse(cls, raw: Mapping[str, Any], *, model: ModelConfig) -> GenerationConfig:
-        """From generation_config.json; what it leaves out or null takes the library's default.
-        Keys for other loops are read past, those that seem to be a slip of the pen refused."""
-        _refuse_slips(raw)
-        sampler: Mapping[str, Any] = {}
-        if raw.get("sampler_config") is not None:
-            sampler = section(raw, "sampler_config", "")
-            only(sampler, "sampler_config", _cls_name=("EntropyBoundSamplerConfig", None))
-            if other := sorted(sampler.keys() - {"_cls_name", "entropy_bound"}):
-                raise ValueError(
-                    f"sampler_config.{other[0]}: got {sampler[other[0]]!r:.80}; the sampler has "
-                    "entropy_bound alone"
-                )
-        found = {
-            "max_new_tokens": raw.get("max_new_tokens"),
-            "max_denoising_steps": raw.get("max_denoising_steps"),
-            "entropy_bound": sampler.get("entropy_bound"),
-            "temperature_start": raw.get("t_max"),
-            "temperature_end": raw.get("t_min"),
-            "stability_threshold": raw.get("stability_threshold"),
-            "confidence_threshold": raw.get("confidence_threshold"),
-            "pad_token_id": value_or(raw, "pad_token_id", model.text.pad_token_id),
-        }
-        given: dict[str, Any] = {name: value for name, value in found.items() if value is not None}
-        eos = value_or(raw, "eos_token_id", model.eos_token_ids)
-        return cls(**given, eos_token_ids=token_ids("eos_token_id", eos))
-
-    def to_json(self) -> dict[str, Any]:
-        """The object of generation_config.json. An adaptive stop that is switched off is written
-        as a threshold of 0, which no mean entropy is below: null would mean the default."""
-        adaptive = None not in (self.stability_threshold, self.confidence_threshold)
-        return dict(
-            max_new_tokens=self.max_new_tokens,
-            max_denoising_steps=self.max_denoising_steps,
-            sampler_config=dict(
-                _cls_name="EntropyBoundSamplerConfig", entropy_bound=self.entropy_bound
-            ),
-            t_min=self.temperature_end,
-            t_max=self.temperature_start,
-            stability_threshold=self.stability_threshold,
-            confidence_threshold=self.confidence_threshold if adaptive else 0.0,
-            eos_token_id=list(self.eos_token_ids),
-            pad_token_id=self.pad_token_id,
-        )
-
-
-def _refuse_slips(raw: Mapping[str, Any]) -> None:
-    """Of the many keys that other generation loops have, those that look like one of ours."""
-    for key, value in raw.items():
-        if value is None or key in _NO_SLIPS or key in _SETTINGS.values():
-            continue
-        for like in get_close_matches(key, _SETTINGS, n=1, cutoff=0.85):
-            raise ValueError(
-                f"{key}: got {value!r:.80}, and there is no such key; write {_SETTINGS[like]}, or "
-                "remove it"
-            )
 
 
 def _softcap(raw: Mapping[str, Any], where: str) -> float:

@@ -23,7 +23,7 @@ from gesso.checkpoint import (
 )
 from gesso.checkpoint.names import published_name
 from gesso.checkpoint.read import DTYPES
-from gesso.config import GenerationConfig
+from gesso.generation_config import GenerationConfig
 from gesso.model.network import Network
 from gesso.model.quantize import SCHEMES, quantize_network, stored_bytes
 

@@ -19,7 +19,7 @@ from gesso.checkpoint import (
     resolve,
     save_checkpoint,
 )
-from gesso.config import GenerationConfig
+from gesso.generation_config import GenerationConfig
 from gesso.model.network import Network
 
 SHARD = 40_000  # bytes: several shards for the small network

@@ -9,7 +9,7 @@ import pytest
 
 from gesso.checkpoint import save_checkpoint
 from gesso.cli import main
-from gesso.config import GenerationConfig
+from gesso.generation_config import GenerationConfig
 from gesso.model.network import Network
 from gesso.processor import Processor
 from tests.terminal.conftest import TINY

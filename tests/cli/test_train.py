@@ -24,7 +24,8 @@ CONFIG = dict(
 )
 RECIPE = f"""
 from pathlib import Path
-from gesso.config import GenerationConfig, ModelConfig
+from gesso.config import ModelConfig
+from gesso.generation_config import GenerationConfig
 from gesso.training.config import TrainConfig
 from kitchen.sizes import STEPS
 

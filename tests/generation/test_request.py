@@ -6,10 +6,10 @@ import threading
 import pytest
 import torch
 
-from gesso.config import GenerationConfig
 from gesso.diffusion.stopping import NeverEarly, StableAndConfident
 from gesso.generation.model import DiffusionGemma
 from gesso.generation.request import Parameters, make_request
+from gesso.generation_config import GenerationConfig
 
 CONTEXT, L, VOCAB = 512, 5, 2560  # of the small network
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from rich.console import Console
 
-from gesso.config import GenerationConfig
 from gesso.generation.events import CanvasEvent, Commit, Draft, End, Result, Statistics
 from gesso.generation.model import DiffusionGemma
+from gesso.generation_config import GenerationConfig
 from gesso.model.network import Network
 from gesso.processor import Processor
 from gesso.terminal.live import show

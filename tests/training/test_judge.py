@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 
 import gesso
 from gesso.checkpoint import read_config
-from gesso.config import GenerationConfig
 from gesso.generation.model import DiffusionGemma
+from gesso.generation_config import GenerationConfig
 from gesso.processor import Processor
 from gesso.tasks import get_task
 from gesso.training import judge as module

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 import gesso
 from gesso.checkpoint import convert_checkpoint, load_network, merge_adapter
-from gesso.config import GenerationConfig
+from gesso.generation_config import GenerationConfig
 from gesso.model.lora import LoraConfig
 from gesso.quant import QuantExperts
 from gesso.training.config import EvaluationConfig, OptimizerConfig, TrainConfig

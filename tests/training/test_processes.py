@@ -14,7 +14,8 @@ import torch
 from safetensors.torch import load_file
 
 import gesso
-from gesso.config import GenerationConfig, ModelConfig
+from gesso.config import ModelConfig
+from gesso.generation_config import GenerationConfig
 from gesso.model.lora import LoraConfig
 from gesso.training import processes as processes_module
 from gesso.training.config import (

@@ -14,8 +14,9 @@ from safetensors.torch import load_file, save_file
 
 import gesso
 from gesso.checkpoint import read_generation_config
-from gesso.config import GenerationConfig, ModelConfig
+from gesso.config import ModelConfig
 from gesso.files import replacing, replacing_in
+from gesso.generation_config import GenerationConfig
 from gesso.training import data as data_module
 from gesso.training import trainer as module
 from gesso.training.config import (

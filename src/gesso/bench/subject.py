@@ -9,9 +9,9 @@ import torch
 
 from gesso.cache import parse_kv_cache_dtype
 from gesso.checkpoint import load_network, read_config, resolve
-from gesso.config import GenerationConfig
 from gesso.environment import fast_dtype, pick_device
 from gesso.generation.model import DiffusionGemma, load
+from gesso.generation_config import GenerationConfig
 from gesso.model.init import new_network
 from gesso.model.network import Network
 from gesso.model.quantize import SCHEMES, quantize_network

@@ -30,7 +30,8 @@ from gesso.checkpoint.packed import (
 )
 from gesso.checkpoint.schemes import CONFIG_FILE, Quantization, read_quantization
 from gesso.checkpoint.shards import HEADER, Stored, inventory, listed, open_weights
-from gesso.config import GenerationConfig, ModelConfig
+from gesso.config import ModelConfig
+from gesso.generation_config import GenerationConfig
 from gesso.model.network import Network
 from gesso.model.quantize import Scheme, quantize_network
 from gesso.quant.modules import Stored as StoredWeight

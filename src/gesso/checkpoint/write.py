@@ -23,8 +23,8 @@ from gesso.checkpoint.names import published_name
 from gesso.checkpoint.read import DTYPES, GENERATION_FILE, require_finite
 from gesso.checkpoint.schemes import CONFIG_FILE, MODELOPT_FILE
 from gesso.checkpoint.shards import INDEX_FILE, SINGLE_FILE, shard_file
-from gesso.config import GenerationConfig
 from gesso.files import replacing_in
+from gesso.generation_config import GenerationConfig
 from gesso.model.network import Network, parameter_count
 from gesso.model.quantize import is_quantized
 

@@ -20,12 +20,12 @@ from gesso.checkpoint import (
 )
 from gesso.checkpoint.read import DTYPES, chosen_dtype
 from gesso.checkpoint.schemes import read_quantization
-from gesso.config import GenerationConfig
 from gesso.environment import pick_device
 from gesso.generation.autoregressive import generate_autoregressive
 from gesso.generation.events import CanvasEvent, End, Result
 from gesso.generation.loop import generate_events
 from gesso.generation.request import Parameters, Request, make_request
+from gesso.generation_config import GenerationConfig
 from gesso.kernels.cpu.library import is_available, library, products_of
 from gesso.model.compiled import CompiledPasses
 from gesso.model.network import Network

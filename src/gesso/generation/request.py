@@ -8,12 +8,13 @@ from dataclasses import dataclass, replace
 from operator import index
 from typing import Any
 
-from gesso.config import MOST_STEPS, GenerationConfig, ModelConfig
+from gesso.config import ModelConfig
 from gesso.diffusion.loop import Policy
 from gesso.diffusion.rng import SEED_LIMIT
 from gesso.diffusion.sampler import EntropyBound
 from gesso.diffusion.schedule import LinearTemperature
 from gesso.diffusion.stopping import NeverEarly, StableAndConfident, Stopping
+from gesso.generation_config import MOST_STEPS, GenerationConfig
 from gesso.values import number, truth, whole
 
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from gesso.config import GenerationConfig, ModelConfig
+from gesso.config import ModelConfig
+from gesso.generation_config import GenerationConfig
 from gesso.model.lora import LoraConfig
 from gesso.model.quantize import SCHEMES
 from gesso.values import number, whole

@@ -7,11 +7,12 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from gesso.config import GenerationConfig, ModelConfig
+from gesso.config import ModelConfig
 from gesso.engine import Engine
 from gesso.engine.joined import JoinedSteps
 from gesso.generation.model import DiffusionGemma
 from gesso.generation.request import Parameters, make_request
+from gesso.generation_config import GenerationConfig
 from gesso.model.lora import LoraExperts, LoraLinear
 from gesso.model.network import Network
 from gesso.processor import Processor

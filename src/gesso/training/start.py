@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from gesso.checkpoint import load_network, read_config, read_generation_config, resolve
 from gesso.checkpoint.schemes import read_quantization
-from gesso.config import GenerationConfig, ModelConfig
+from gesso.config import ModelConfig
 from gesso.environment import fast_dtype, pick_device
+from gesso.generation_config import GenerationConfig
 from gesso.model.init import new_network
 from gesso.model.lora import add_adapter
 from gesso.model.network import Network
