@@ -5,7 +5,8 @@
 All formats answer the same examples with the same seeds, so what counts is the examples that a
 format answers otherwise than the wide weights: `gained` and `lost` ones, of n. `points` is the
 difference in percent, `error` its standard error (that of a sum of gained and lost signs). Passes
-are compiled (`load(compile=True)`), which makes the stored weights wide once.
+are compiled (`load(compile=True)`), which makes the stored weights wide once. With --calibrate N
+they are rounded by what the layers read of N prompts of training's (`gesso convert --calibrate`).
 """
 
 from __future__ import annotations
@@ -14,15 +15,17 @@ import argparse
 import itertools
 import json
 import math
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from gesso.cli import main as gesso
 from gesso.engine import Engine
 from gesso.environment import environment
-from gesso.generation.model import load
+from gesso.generation.model import DiffusionGemma, load
 from gesso.model.quantize import SCHEMES
 from gesso.tasks import get_task
 
@@ -35,6 +38,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=16, help="canvases denoised together")
     parser.add_argument("--split", action="append", help="repeatable; by default all but train")
     parser.add_argument("--format", action="append", choices=SCHEMES, help="repeatable")
+    parser.add_argument("--calibrate", type=int, metavar="N", help="by so many prompts")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--json", type=Path, metavar="FILE")
     args = parser.parse_args()
@@ -45,13 +49,12 @@ def main() -> None:
     wide: dict[str, list[bool]] = {}
     runs: list[dict[str, Any]] = []
     for name in ("wide", *(args.format or SCHEMES)):
-        quantize = None if name == "wide" else name
-        model = load(args.model, dtype="float32", quantize=quantize, compile=True)
+        model = rounded(args, None if name == "wide" else name)
         for split in splits:
             examples = list(itertools.islice(task.examples(split=split, seed=0), args.n))
             started, hits = time.perf_counter(), [False] * len(examples)
             prompts = [example.prompt for example in examples]
-            for place, result in Engine(model, max_rows=args.rows).answers(prompts):
+            for place, result in Engine(model, max_rows=args.rows).answers(prompts, verify=False):
                 hits[place] = task.verdict(examples[place], result.text)["exact"] == 1
             run = {"format": name, "split": split, "n": len(hits), "exact": sum(hits) / len(hits)}
             if name == "wide":
@@ -64,9 +67,23 @@ def main() -> None:
                 flush=True,
             )
             if args.json:
-                found = {"task": args.task, "model": args.model, "rows": args.rows, "runs": runs}
+                found = {
+                    name: getattr(args, name) for name in ("task", "model", "rows", "calibrate")
+                }
+                found["runs"] = runs
                 text = json.dumps(found | {"environment": environment()}, indent=1)
                 args.json.write_text(text + "\n", encoding="utf-8")
+
+
+def rounded(args: argparse.Namespace, quantize: str | None) -> DiffusionGemma:
+    if quantize is None or args.calibrate is None:
+        return load(args.model, dtype="float32", quantize=quantize, compile=True)
+    with tempfile.TemporaryDirectory() as folder:
+        out = f"{folder}/{quantize}"
+        words = ["--quantize", quantize, "--calibrate", args.task, "--prompts", str(args.calibrate)]
+        if gesso(["convert", args.model, "--out", out, *words]):
+            raise SystemExit(1)
+        return load(out, dtype="float32", compile=True)
 
 
 def compare(wide: list[bool], hits: list[bool]) -> dict[str, float]:

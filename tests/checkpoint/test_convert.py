@@ -59,6 +59,31 @@ def same(network: Network, other: Network) -> bool:
     )
 
 
+def test_rounding_goes_by_each_matrix_s_inputs(source: Path) -> None:
+    """What an expert read changes that expert's weights alone."""
+    config = read_config(source).text
+    inner, experts = config.moe_intermediate_size, config.num_experts
+    x = torch.randn(99, 4, generator=torch.Generator().manual_seed(0)) @ torch.ones(4, inner).tril()
+    asked: list[str] = []
+
+    def moments() -> dict[str, Tensor]:
+        asked.append("")
+        down = torch.zeros(experts, inner, inner)
+        down[2] = x.T @ x
+        return {"layers.1.experts.down": down}
+
+    plain = tensors(converted(source, "int4"))
+    folder = source.with_name("known")
+    convert_checkpoint(source, folder, quantize="int4", moments=moments)
+    known = tensors(folder)
+    changed = {name for name, tensor in known.items() if not torch.equal(tensor, plain[name])}
+    assert changed == {f"{EXPERT}.down_proj.weight_packed"}
+    assert len(asked) == 1
+    with pytest.raises(ValueError, match="int3"):
+        convert_checkpoint(source, source.with_name("no"), quantize="int3", moments=moments)
+    assert len(asked) == 1
+
+
 @pytest.mark.parametrize("name", SCHEMES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_what_is_converted_loads_as_what_is_quantized_at_load(

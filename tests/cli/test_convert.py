@@ -27,6 +27,18 @@ def test_json(run: Run, checkpoint: Path, tmp_path: Path) -> None:
     assert code == 0
 
 
+def test_calibrated(run: Run, checkpoint: Path, tmp_path: Path) -> None:
+    examples = tmp_path / "mine.jsonl"
+    examples.write_text('{"prompt": "a", "completion": "b"}\n{"prompt": "c", "completion": "d"}\n')
+    given = ("convert", checkpoint, "--quantize", "int4", "--json")
+    for name, words in dict(plain=[], known=["--calibrate", examples, "--prompts", "1"]).items():
+        code, out, err = run(*given, "--out", tmp_path / name, *words)
+        assert (code, err, json.loads(out)["quantize"]) == (0, "", "int4")
+    plain, known = ((tmp_path / n / "model.safetensors").read_bytes() for n in ("plain", "known"))
+    assert len(plain) == len(known)
+    assert plain != known
+
+
 def test_a_copy_in_shards(run: Run, checkpoint: Path, tmp_path: Path) -> None:
     code, text, _ = run("convert", checkpoint, "--out", tmp_path / "copy", "--shard-bytes", "1e5")
     assert code == 0
@@ -45,6 +57,11 @@ def test_mistakes(run: Run, checkpoint: Path, tmp_path: Path) -> None:
     assert (code, "--shard-bytes: got 0" in err) == (2, True)
     code, _, err = run("convert", checkpoint, "--out", out, "--adapter", tmp_path / "none")
     assert (code, "no adapter_config.json" in err) == (2, True)
+    code, _, err = run("convert", checkpoint, "--out", out, "--calibrate", "extract")
+    assert (code, "--calibrate: says how weights are rounded" in err) == (2, True)
+    calibrated = ("convert", checkpoint, "--out", out, "--quantize", "fp8", "--calibrate")
+    assert "unknown task 'extracts'" in run(*calibrated, "extracts").err
+    assert "--prompts: got 0" in run(*calibrated, "extract", "--prompts", "0").err
     code, _, err = run("convert", checkpoint)
     assert (code, "--out" in err) == (2, True)
     code, _, err = run("convert", checkpoint, "--out", "")

@@ -67,6 +67,30 @@ def test_scales_leave_little(monkeypatch: pytest.MonkeyPatch, name: str, most: f
     assert ours.sum() < most * usual.sum()
 
 
+@pytest.mark.parametrize(("name", "most"), [("fp8", 0.15), ("nvfp4", 0.15), ("int4", 0.15)])
+@pytest.mark.parametrize("inputs", [128, 320])
+def test_outputs_change_less_where_inputs_are_known(name: str, most: float, inputs: int) -> None:
+    """Of inputs near 24 directions; more columns than a block has, too."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(600, 24, generator=generator) @ torch.randn(24, inputs, generator=generator)
+    x += 0.1 * torch.randn(x.shape, generator=generator)
+    weight, form = torch.randn(48, inputs, generator=generator), FORMATS[name]
+
+    def lost(moment: torch.Tensor | None) -> float:
+        error = form.dequantize(form.quantize(weight, moment), torch.float32) - weight
+        return float((x @ error.T).square().sum())
+
+    assert lost(x.T @ x) < most * lost(None)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("moment", [torch.eye(128), torch.zeros(128, 128)], ids=["even", "none"])
+def test_inputs_that_say_nothing(name: str, moment: torch.Tensor) -> None:
+    form, weight = FORMATS[name], weights(6, 128)
+    plain, stored = form.quantize(weight), form.quantize(weight, moment)
+    assert all(torch.equal(stored[part], plain[part]) for part in plain)
+
+
 @pytest.mark.parametrize("name", FORMATS)
 def test_quantizing_again_changes_nothing(name: str) -> None:
     form = FORMATS[name]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import torch
@@ -33,6 +33,8 @@ from gesso.model.network import Network, parameter_count
 from gesso.model.quantize import SCHEMES, Scheme, quantizable
 from gesso.quant import FP8, INT4, NVFP4, Format
 
+# Of each weight's inputs, by native name: one for all matrices of a stack, or one each.
+_Moments = Callable[[], Mapping[str, Tensor]]
 _LAYOUTS: Mapping[type[Format], Layout] = {FP8: CT_FP8, NVFP4: CT_NVFP4, INT4: CT_INT4}
 
 
@@ -42,6 +44,7 @@ def convert_checkpoint(
     *,
     adapter: Path | None = None,
     quantize: str | None = None,
+    moments: Callable[[], Mapping[str, Tensor]] | None = None,
     max_shard_bytes: int = 1000**3,
     on_piece: Callable[[int, int], None] | None = None,
 ) -> None:
@@ -49,11 +52,12 @@ def convert_checkpoint(
 
     adapter: the folder of a LoRA adapter for it, merged into the weights. quantize: "fp8", "nvfp4"
     or "int4". Both as in `gesso.load`, which gives the same network bit for bit; with neither it
-    copies, in files of the size asked for. Tensors that stay wide are in the dtype that the
-    source's config.json names. Tokenizer, chat template and generation_config.json go along.
-    on_piece is told how many of how many matrices are done. ValueError, and no folder, for what
-    `load_network` would refuse, for a source in few bits, and for weights that do not fall into
-    the format's groups.
+    copies, in files of the size asked for. moments: called once, when all that can be checked is,
+    for what rounding goes by instead of the weights alone (`generation.calibrate.second_moments`).
+    Tensors that stay wide are in the dtype that the source's config.json names. Tokenizer, chat
+    template and generation_config.json go along. on_piece is told how many of how many matrices are
+    done. ValueError, and no folder, for what `load_network` would refuse, for a source in few bits,
+    and for weights that do not fall into the format's groups.
     """
     if quantize is not None and quantize not in SCHEMES:
         raise ValueError(f"quantize: got {quantize!r}; expected one of {', '.join(SCHEMES)}")
@@ -69,7 +73,7 @@ def convert_checkpoint(
         raise ValueError(f"{source}: is in few bits already; convert the one in bfloat16")
     layouts = {} if quantize is None else _layouts(network, SCHEMES[quantize])
     change = None if adapter is None else read_adapter(adapter, config)
-    pieces = list(_pieces(network, contents.stored, layouts, change, dtype))
+    pieces = list(_pieces(network, contents.stored, layouts, cache(moments or dict), change, dtype))
     raw = replace(config, dtype=str(dtype).removeprefix("torch.")).to_json()
     if layouts:
         raw[KEY] = quantization_config(
@@ -106,6 +110,7 @@ def _pieces(
     network: Network,
     stored: Mapping[str, Stored],
     layouts: Mapping[str, Layout],
+    moments: _Moments,
     adapter: Adapter | None,
     dtype: torch.dtype,
 ) -> Iterator[Piece]:
@@ -114,7 +119,7 @@ def _pieces(
         file = stored[published].file
         reading = partial(merged, adapter, name, file, published, dtype=dtype)
         if name in layouts:
-            yield from _packed(name, tensor, file, layouts[name], reading)
+            yield from _packed(name, tensor, file, layouts[name], moments, reading)
         else:
             size = tensor.numel() * dtype.itemsize
             yield Piece({published: size}, _wide(published, file, reading))
@@ -133,13 +138,18 @@ def _read(file: Path, name: str) -> Tensor:
 
 
 def _packed(
-    name: str, weight: Tensor, file: Path, layout: Layout, reading: Callable[..., Tensor]
+    name: str,
+    weight: Tensor,
+    file: Path,
+    layout: Layout,
+    moments: _Moments,
+    reading: Callable[..., Tensor],
 ) -> Iterator[Piece]:
     """One piece a matrix. weight: on the meta device."""
     published, stacked = published_name(name), weight.dim() == 3
     matrices = published_modules(name, experts=len(weight))
     # All matrices of a stack are of one size.
-    like = _split(layout, weight[0] if stacked else weight, len(matrices[0]))
+    like = _split(layout, weight[0] if stacked else weight, len(matrices[0]), None)
     for number, modules in enumerate(matrices):
 
         def make(number: int = number, modules: tuple[str, ...] = modules) -> dict[str, Tensor]:
@@ -147,15 +157,20 @@ def _packed(
                 matrix = reading(read_matrix(file, published, number), number)
             else:
                 matrix = reading(_read(file, published))
-            return _named(modules, _split(layout, matrix, len(modules)))
+            moment = moments().get(name)
+            if moment is not None and moment.dim() == 3:
+                moment = moment[number]
+            return _named(modules, _split(layout, matrix, len(modules), moment))
 
         sizes = {n: t.numel() * t.element_size() for n, t in _named(modules, like).items()}
         yield Piece(sizes, make)
 
 
-def _split(layout: Layout, matrix: Tensor, count: int) -> list[dict[str, Tensor]]:
+def _split(
+    layout: Layout, matrix: Tensor, count: int, moment: Tensor | None
+) -> list[dict[str, Tensor]]:
     """What is stored of a matrix (out, in), for each of the `count` modules that its rows are."""
-    stored = layout.form.quantize(matrix)
+    stored = layout.form.quantize(matrix, moment)
     size = len(matrix) // count
 
     def rows(tensor: Tensor, place: int) -> Tensor:

@@ -19,6 +19,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from gesso.quant.feedback import round_with_feedback
+
 E4M3_MAX = 448.0
 # A group of fewer inputs would spend more on its scale than it saves.
 SMALLEST_GROUP = 16
@@ -34,8 +36,12 @@ _INT4 = (1.0, 7 / 8, 4 / 5)
 
 
 class Format(Protocol):
-    def quantize(self, weight: Tensor) -> dict[str, Tensor]:
-        """(..., out, in) -> what is stored, by name. ValueError for a shape that does not fit."""
+    def quantize(self, weight: Tensor, moment: Tensor | None = None) -> dict[str, Tensor]:
+        """(..., out, in) -> what is stored, by name. ValueError for a shape that does not fit.
+
+        moment: of the inputs (in, in), for a matrix whose outputs are to change little, rather
+        than its weights (quant/feedback.py).
+        """
         ...
 
     def dequantize(self, stored: Mapping[str, Tensor], dtype: torch.dtype) -> Tensor:
@@ -47,14 +53,14 @@ class Format(Protocol):
 class FP8:
     """e4m3, with one bf16 scale an output channel: weight (..., out, in), scale (..., out, 1)."""
 
-    def quantize(self, weight: Tensor) -> dict[str, Tensor]:
+    def quantize(self, weight: Tensor, moment: Tensor | None = None) -> dict[str, Tensor]:
+        def nearest(x: Tensor) -> Tensor:
+            return _e4m3(x).float()
+
         wide = weight.float()
         unit = wide.abs().amax(-1) / E4M3_MAX
-        scale = _best(
-            wide, [_divisor(unit * n).bfloat16() for n in _FP8], lambda x: _e4m3(x).float()
-        )
-        scale = scale[..., None]
-        return dict(weight=_e4m3(wide / scale.float()), scale=scale)
+        scale = _best(wide, [_divisor(unit * n).bfloat16() for n in _FP8], nearest)[..., None]
+        return dict(weight=_e4m3(_values(wide, scale.float(), nearest, moment)), scale=scale)
 
     def dequantize(self, stored: Mapping[str, Tensor], dtype: torch.dtype) -> Tensor:
         return (stored["weight"].float() * stored["scale"].float()).to(dtype)
@@ -71,7 +77,7 @@ class NVFP4:
 
     group: int = 16
 
-    def quantize(self, weight: Tensor) -> dict[str, Tensor]:
+    def quantize(self, weight: Tensor, moment: Tensor | None = None) -> dict[str, Tensor]:
         wide = _grouped(weight, self.group).float()  # (..., out, in / 16, 16)
         largest = wide.abs().amax(-1)
         whole = largest.amax((-2, -1), keepdim=True) / (E2M1[-1] * E4M3_MAX)
@@ -82,9 +88,9 @@ class NVFP4:
         unit = largest / whole / E2M1[-1]
         scale = _best(wide, [_e4m3(unit * n).float() for n in _NVFP4], _e2m1)
         # A group may be so small that its scale is 0: so are then its values.
-        values = _e2m1(wide / _divisor(scale)[..., None])
-        packed = _pack(_e2m1_codes(values).flatten(-2))
-        return dict(packed=packed, scale=_e4m3(scale), whole=whole)
+        units = _divisor(scale)[..., None].expand_as(wide).flatten(-2)
+        values = _values(wide.flatten(-2), units, _e2m1, moment)
+        return dict(packed=_pack(_e2m1_codes(values)), scale=_e4m3(scale), whole=whole)
 
     def dequantize(self, stored: Mapping[str, Tensor], dtype: torch.dtype) -> Tensor:
         codes = _unpack(stored["packed"])
@@ -106,13 +112,14 @@ class INT4:
 
     largest: int = 128
 
-    def quantize(self, weight: Tensor) -> dict[str, Tensor]:
+    def quantize(self, weight: Tensor, moment: Tensor | None = None) -> dict[str, Tensor]:
         group = max(math.gcd(weight.shape[-1], self.largest), SMALLEST_GROUP)
         wide = _grouped(weight, group).float()
         unit = wide.abs().amax(-1) / 7
         scale = _best(wide, [_divisor(unit * n).bfloat16() for n in _INT4], _int4)
-        values = _int4(wide / scale.float()[..., None]) + 8
-        return dict(packed=_pack(values.to(torch.uint8).flatten(-2)), scale=scale)
+        units = scale.float()[..., None].expand_as(wide).flatten(-2)
+        values = _values(wide.flatten(-2), units, _int4, moment) + 8
+        return dict(packed=_pack(values.to(torch.uint8)), scale=scale)
 
     def dequantize(self, stored: Mapping[str, Tensor], dtype: torch.dtype) -> Tensor:
         values, scale = _unpack(stored["packed"]).float() - 8, stored["scale"].float()
@@ -139,6 +146,14 @@ def _best(wide: Tensor, scales: Sequence[Tensor], nearest: Callable[[Tensor], Te
         best = torch.where(error < least, scale, best)
         least = torch.minimum(error, least)
     return best
+
+
+def _values(
+    wide: Tensor, unit: Tensor, nearest: Callable[[Tensor], Tensor], moment: Tensor | None
+) -> Tensor:
+    if moment is None:
+        return nearest(wide / unit)
+    return round_with_feedback(wide, unit, nearest, moment)
 
 
 def _divisor(scale: Tensor) -> Tensor:
