@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import shutil
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,7 +31,8 @@ def replacing_in(
     """Gives an empty folder to write to; its files take their places in `folder` at the end, and it
     is gone when writing fails.
 
-    All is first flushed to the disk. A target that does not exist is then made by one rename of a
+    All is first flushed to the disk, and may be read by whom new files may be (safetensors writes
+    for the owner alone). A target that does not exist is then made by one rename of a
     folder beside it. One that exists keeps the files that are not ours (a tokenizer, logs), so it
     is not swapped as a whole: the `entries`, without which no reader takes it, are removed, the new
     files move up one by one out of a folder within it (it may be a disk of its own), and the
@@ -48,8 +50,10 @@ def replacing_in(
     make_folder(partial)
     try:
         yield partial
+        mode = _mode_of_new_files(partial)
         for path in partial.iterdir():
             _flush(path)
+            path.chmod(mode)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
@@ -108,6 +112,15 @@ def locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+def _mode_of_new_files(folder: Path) -> int:
+    """What the umask leaves: it cannot be asked for without being set."""
+    new = folder / f".mode-{uuid4().hex[:8]}"
+    new.touch()
+    mode = stat.S_IMODE(new.stat().st_mode)
+    new.unlink()
+    return mode
 
 
 def _flush(path: Path) -> None:

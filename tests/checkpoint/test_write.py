@@ -40,7 +40,7 @@ def test_save_load_save_is_byte_identical(
     network: Network, tmp_path: Path, dtype: torch.dtype | None, max_shard_bytes: int
 ) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
-    generation = GenerationConfig(eos_token_ids=(1, 3, 9), entropy_bound=0.3)
+    generation = GenerationConfig(eos_token_ids=(1, 3, 9), entropy_bound=0.3, verify=True)
     save_checkpoint(
         network, first, generation=generation, dtype=dtype, max_shard_bytes=max_shard_bytes
     )
@@ -96,6 +96,17 @@ def test_shards_and_their_index(network: Network, tmp_path: Path) -> None:
         size += data
     assert index["metadata"]["total_size"] == size
     assert index["metadata"]["total_parameters"] == sum(p.numel() for p in network.parameters())
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes are POSIX's")
+def test_whoever_may_read_new_files_may_read_a_checkpoint(network: Network, tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        save_checkpoint(network, tmp_path / "new", generation=None)
+        modes = {path.stat().st_mode & 0o777 for path in (tmp_path / "new").iterdir()}
+    finally:
+        os.umask(before)
+    assert modes == {0o640}
 
 
 def test_a_network_under_one_shard_has_no_index(network: Network, tmp_path: Path) -> None:
