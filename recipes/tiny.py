@@ -65,6 +65,7 @@ def recipe() -> TrainConfig:
             temperature_start=0.5,
             temperature_end=0.4,
             confidence_threshold=0.02,
+            verify=True,
             eos_token_ids=token_ids("<eos>", "<turn|>", "<|tool_response>"),
         ),
         optimizer=OptimizerConfig(

@@ -287,6 +287,8 @@ def test_nulls_of_generation_config_take_the_defaults(raw_config: RawConfig) -> 
         ("entropy_bound", 0.9, r"no such key; write sampler_config\.entropy_bound"),
         ("eos_token_id", "</s>", "eos_token_id: got '</s>'; a whole number"),
         ("pad_token_id", -1, "pad_token_id: got -1; expected at least 0"),
+        ("verify", "no", "verify: got 'no'; True or False"),
+        ("verfy", True, "no such key; write verify, or remove it"),
     ],
 )
 def test_what_generation_config_must_not_say(

@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from gesso.config import ModelConfig
-from gesso.values import number, only, section, token_ids, value_or, whole
+from gesso.values import number, only, section, token_ids, truth, value_or, whole
 
 # What generation_config.json calls the settings of `GenerationConfig`, by what they may be called.
 _SETTINGS = {
@@ -21,6 +21,7 @@ _SETTINGS = {
         "t_max",
         "stability_threshold",
         "confidence_threshold",
+        "verify",
         "eos_token_id",
         "pad_token_id",
     )
@@ -40,7 +41,8 @@ class GenerationConfig:
     """What generation does when the caller does not say (generation_config.json, model-spec §6).
 
     `entropy_bound` and `confidence_threshold` in nats; temperatures divide the logits.
-    `confidence_threshold` or `stability_threshold` None switches the adaptive stop off.
+    `confidence_threshold` or `stability_threshold` None switches the adaptive stop off. `verify`
+    (generation/verify.py) is a key of gesso's own.
     """
 
     max_new_tokens: int = 256
@@ -50,6 +52,7 @@ class GenerationConfig:
     temperature_end: float = 0.4
     stability_threshold: int | None = 1
     confidence_threshold: float | None = 0.005
+    verify: bool = False
     eos_token_ids: tuple[int, ...] = ()
     pad_token_id: int = 0
 
@@ -64,6 +67,7 @@ class GenerationConfig:
             whole("stability_threshold", self.stability_threshold, low=0)
         if self.confidence_threshold is not None:
             number("confidence_threshold", self.confidence_threshold, zero=True)
+        truth("verify", self.verify)
         whole("pad_token_id", self.pad_token_id, low=0)
 
     @classmethod
@@ -88,6 +92,7 @@ class GenerationConfig:
             "temperature_end": raw.get("t_min"),
             "stability_threshold": raw.get("stability_threshold"),
             "confidence_threshold": raw.get("confidence_threshold"),
+            "verify": raw.get("verify"),
             "pad_token_id": value_or(raw, "pad_token_id", model.text.pad_token_id),
         }
         given: dict[str, Any] = {name: value for name, value in found.items() if value is not None}
@@ -96,7 +101,8 @@ class GenerationConfig:
 
     def to_json(self) -> dict[str, Any]:
         """The object of generation_config.json. An adaptive stop that is switched off is written
-        as a threshold of 0, which no mean entropy is below: null would mean the default."""
+        as a threshold of 0, which no mean entropy is below: null would mean the default. `verify`
+        is written where it is on: no other loop knows it."""
         adaptive = None not in (self.stability_threshold, self.confidence_threshold)
         return dict(
             max_new_tokens=self.max_new_tokens,
@@ -110,6 +116,7 @@ class GenerationConfig:
             confidence_threshold=self.confidence_threshold if adaptive else 0.0,
             eos_token_id=list(self.eos_token_ids),
             pad_token_id=self.pad_token_id,
+            **(dict(verify=True) if self.verify else {}),
         )
 
 

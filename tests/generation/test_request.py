@@ -96,7 +96,7 @@ def test_bad_prompts(dg: DiffusionGemma, prompt: object, raw: bool) -> None:
             call(prompt, raw=raw)
 
 
-@pytest.mark.parametrize("name", ["raw", "thinking", "verify"])
+@pytest.mark.parametrize("name", ["raw", "thinking", "adaptive_stop"])
 @pytest.mark.parametrize("value", ["false", 0, None])
 def test_yes_or_no(dg: DiffusionGemma, name: str, value: object) -> None:
     with pytest.raises(ValueError, match=f"{name}: got {value!r}; True or False is expected"):

@@ -48,7 +48,8 @@ drafts = st.lists(st.integers(0, 7), min_size=1, max_size=24)
 def test_any_draft_ends_at_the_greedy_answer(draft: list[int], limit: int) -> None:
     work, lengths = verified(draft, limit=limit)
     end = min(limit, len(draft))
-    assert work.tokens == greedy(end) + draft[end:]
+    assert work.tokens[:end] == greedy(end)
+    assert len(work.tokens) == len(draft)
     assert work.follows == greedy(end + 1)[-1]
     assert len(lengths) <= end + 1
     # Nothing is read twice that was found right.
@@ -70,6 +71,27 @@ def test_a_right_draft_takes_one_pass_and_one_slip_of_the_pen_two() -> None:
     for draft, passes in ((right, [12]), ([*right[:-1], right[-1] ^ 1], [12, 1])):
         work, lengths = verified(draft)
         assert (work.tokens, lengths) == (right, passes)
+
+
+@pytest.mark.parametrize(
+    ("draft", "passes"),
+    [
+        ([*range(9), 99, *range(9, 29)], 2),  # one too many: 9 is found a place on
+        ([*range(9), *range(10, 30), 99], 3),  # one too few: 9 is found nowhere, 10 a place before
+        ([*range(5), 98, 99, *range(5, 20), *range(23, 30), *[99] * 3], 6),  # two, then three less
+    ],
+)
+def test_what_stands_places_off_is_found_again(draft: list[int], passes: int) -> None:
+    """By a model that counts, and says 97 where what it read was wrong."""
+    work, taken = Verification(draft, first=0, stop_ids=(), limit=29), 0
+    while not work.done:
+        said, seen = [], work.tokens[: work.known]
+        for token in work.reading:
+            seen = [*seen, token]
+            said.append(len(seen) if seen == list(range(len(seen))) else 97)
+        work.hear(said)
+        taken += 1
+    assert (work.tokens[:29], taken) == (list(range(29)), passes)
 
 
 @pytest.mark.parametrize("prompt", PROMPTS)
@@ -98,6 +120,17 @@ def test_a_stop_token_ends_it_where_the_causal_pass_writes_one(dg: DiffusionGemm
     assert result.token_ids == whole.token_ids[: whole.token_ids.index(stop) + 1]
     assert result.finish_reason == "stop"
     assert dg.generate(PROMPTS[1], **keys).token_ids != result.token_ids
+
+
+def test_by_default_as_the_checkpoint_says(dg: DiffusionGemma) -> None:
+    keys = dict(raw=True, max_new_tokens=12, max_denoising_steps=2)
+    drafts, wanted = (dg.generate(PROMPTS[1], verify=on, **keys).token_ids for on in (False, True))
+    assert dg.generate(PROMPTS[1], **keys).token_ids == drafts != wanted
+    dg.generation = replace(dg.generation, verify=True)
+    assert dg.generate(PROMPTS[1], **keys).token_ids == wanted
+    assert dg.generate(PROMPTS[1], verify=False, **keys).token_ids == drafts
+    # Token by token there is nothing to verify, and nobody asked for it.
+    assert dg.generate(PROMPTS[1], mode="autoregressive", **keys).token_ids == wanted
 
 
 def test_in_company_as_alone(dg: DiffusionGemma) -> None:

@@ -55,6 +55,7 @@ class Gesso:
             max_new_tokens=new_tokens,
             max_denoising_steps=steps,
             adaptive_stop=False,
+            verify=False,
             ignore_stop_tokens=True,
         )
         return len(result.token_ids)

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gesso.bench.step import wait
 from gesso.bench.subject import Subject
 from gesso.cache import KVCache
 from gesso.engine.choice import make_stepper
+from gesso.engine.pace import wait_for
 from gesso.environment import environment
 from gesso.model.network import Network
 
@@ -71,10 +71,10 @@ def _measure(network: Network, count: int, chunk: int, whole: int, rounds: int) 
     seconds = float("inf")
     for _ in range(rounds):
         cache = None  # the last round's would count in the peak
-        wait(network.device)
+        wait_for(network.device)
         started = time.perf_counter()
         cache = _encode(network, ids, chunk)
-        wait(network.device)
+        wait_for(network.device)
         seconds = min(seconds, time.perf_counter() - started)
     peak = torch.cuda.max_memory_allocated(network.device) if gpu else None
     assert cache is not None

@@ -21,6 +21,7 @@ def random_request(
         max_new_tokens=canvases * config.canvas_length,
         max_denoising_steps=steps,
         adaptive_stop=False,
+        verify=False,
         ignore_stop_tokens=True,
     )
     return make_request(ids.tolist(), parameters, model=config, defaults=model.generation)

@@ -26,6 +26,7 @@ from gesso.cache import KVCache
 from gesso.diffusion.draws import SeededDraws
 from gesso.engine import Engine
 from gesso.engine.choice import make_stepper
+from gesso.engine.pace import wait_for
 from gesso.engine.prefix import Prefix
 from gesso.engine.row import Row
 from gesso.engine.stepper import Stepper
@@ -218,13 +219,8 @@ def _through(engine: Engine, stepper: Stepper, rows: list[Row], prompts: list[KV
 
 def _now(network: Network) -> float:
     """The time when all that was asked of the device is done."""
-    wait(network.device)
+    wait_for(network.device)
     return time.perf_counter()
-
-
-def wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def _floor(network: Network, rows: int, context: int, touched: float) -> dict[str, float]:
@@ -247,11 +243,11 @@ def _copy_bandwidth(device: torch.device) -> float:
     source = torch.zeros(size, dtype=torch.uint8, device=device)
     target, best = torch.empty_like(source), float("inf")
     for _ in range(8):
-        wait(device)
+        wait_for(device)
         started = time.perf_counter()
         for _ in range(copies):
             target.copy_(source)
-        wait(device)
+        wait_for(device)
         best = min(best, time.perf_counter() - started)
     return 2 * size * copies / best
 
@@ -279,7 +275,7 @@ def _breakdown(network: Network, stepper: Stepper, rows: list[Row]) -> dict[str,
     gpu = network.device.type == "cuda"
     with profile(activities=[ProfilerActivity.CUDA if gpu else ProfilerActivity.CPU]) as found:
         list(stepper.step(rows))
-        wait(network.device)
+        wait_for(network.device)
     spent = {
         event.key: (event.self_device_time_total if gpu else event.self_cpu_time_total) / 1e3
         for event in found.key_averages()

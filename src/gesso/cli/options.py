@@ -94,7 +94,7 @@ def add_generation(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--verify",
-        action="store_true",
+        action=argparse.BooleanOptionalAction,
         help="canvases are drafts of what the causal pass writes, token for token",
     )
     group.add_argument(
@@ -164,9 +164,8 @@ def generation_options(args: argparse.Namespace) -> dict[str, Any]:
             "--verify is for canvases, and --mode autoregressive has none; drop one of the two, "
             "the answer is the same"
         )
-    names = (name.replace("-", "_") for name, _, _ in _NUMBERS)
+    names = [name.replace("-", "_") for name, _, _ in _NUMBERS] + ["verify"]
     given = {name: value for name in names if (value := getattr(args, name)) is not None}
     given |= dict(seed=args.seed, stop=tuple(args.stop), adaptive_stop=not args.no_adaptive_stop)
-    given |= dict(verify=args.verify)
     Parameters(**given)
     return given | dict(thinking=args.thinking, mode=args.mode)

@@ -22,7 +22,7 @@ from gesso.diffusion.loop import Policy, StepOutput
 from gesso.engine.admission import Admission, Waiting
 from gesso.engine.choice import make_stepper
 from gesso.engine.memory import plan_memory
-from gesso.engine.pace import Pace
+from gesso.engine.pace import Pace, wait_for
 from gesso.engine.prefix import PrefixCache
 from gesso.engine.row import Row
 from gesso.engine.stepper import Stepper
@@ -215,7 +215,7 @@ class Engine:
         network = self.model.network
         ids = request.prompt_ids
         # What follows a prompt is known where it ends: its last token is then encoded here.
-        prefix = self.prefixes.find(ids[:-1] if request.parameters.verify else ids)
+        prefix = self.prefixes.find(ids[:-1] if request.config.verify else ids)
         return Row(
             number=waiting.number,
             request=request,
@@ -241,9 +241,9 @@ class Engine:
             row, started = self._rows[place], time.perf_counter()
             self._rows = [*self._rows[:place], *self._rows[place + 1 :], row]
             hidden = self._encode(row, row.pending[: self._chunk], mark=True)
-            if row.request.parameters.verify and not row.pending:
+            if row.request.config.verify and not row.pending:
                 row.follows = int(self._stepper.likeliest(hidden[:, -1:]))
-            self._wait()
+            wait_for(self.model.network.device)
             self._pace.encoded(time.perf_counter() - started)
         for row in self._rows:
             if not row.begun and not row.pending:
@@ -287,7 +287,7 @@ class Engine:
                 self._encode(row, row.finished[0].tolist(), mark=False)
                 self._begin(row)
         outputs = list(self._stepper.step(rows))
-        self._wait()  # as what follows does anyway
+        wait_for(self.model.network.device)  # as what follows does anyway
         for row, output in outputs:
             self._events += self._follow(row, output)
 
@@ -344,8 +344,3 @@ class Engine:
         """The policy of the row's next canvas."""
         chunks = sum(-(-len(other.pending) // self._chunk) for other in self._rows)
         return self._pace.fitted(row.request.policy, row.answer.time_left(), chunks=chunks)
-
-    def _wait(self) -> None:
-        """Until the device has done what it was asked."""
-        if self.model.network.device.type == "cuda":
-            torch.cuda.synchronize(self.model.network.device)

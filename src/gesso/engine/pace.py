@@ -6,6 +6,8 @@ from collections import deque
 from dataclasses import replace
 from statistics import mean
 
+import torch
+
 from gesso.diffusion.loop import Policy
 
 # Of so many rounds of late the time tells what the next will take; of fewer than `_TIMED` nothing
@@ -13,6 +15,12 @@ from gesso.diffusion.loop import Policy
 _LATE, _TIMED = 16, 4
 # A round that takes so many times the fastest was held up by something else.
 _HELD_UP = 4
+
+
+def wait_for(device: torch.device) -> None:
+    """Until it has done what it was asked, so that the time can be taken."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 class Pace:

@@ -73,7 +73,7 @@ def generate_events(
                 if not output.finished[place]:
                     continue
                 block = output.argmax[place].tolist()
-                if answer.request.parameters.verify:
+                if answer.request.config.verify:
                     work = answer.verification(block, first=follows[row])
                     _verify(work, network, cache, positions, answer, row)
                     block, follows[row] = work.tokens, work.follows

@@ -112,7 +112,7 @@ class DiffusionGemma:
             prompt, parameters, raw=raw, tools=tools, thinking=thinking, cancelled=cancelled
         )
         if mode == "autoregressive":
-            if request.parameters.verify:
+            if parameters.get("verify"):
                 raise ValueError(
                     "verify: got True with the mode 'autoregressive', which has no canvas to "
                     "verify; leave one of the two out, the answer is the same"

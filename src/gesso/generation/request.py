@@ -26,7 +26,7 @@ class Parameters:
     checkpoint's: fewer make a short answer cheaper, a longer one takes more canvases. seed: below
     2**64; the same request and seed give the same answer, whoever shares the batch. entropy_bound
     and confidence in nats. stability: earlier canvases that must equal the last one. adaptive_stop
-    False: every canvas takes all its steps. verify: what is committed is what the causal pass
+    False: every canvas takes all its steps. verify True: what is committed is what the causal pass
     writes, token for token the greedy answer of the mode "autoregressive", and a finished canvas is
     its draft. time_budget in seconds: when it is over, the canvas in work is finished as it stands,
     and a request that an engine has had no room for ends without an answer.
@@ -43,7 +43,7 @@ class Parameters:
     stability: int | None = None
     confidence: float | None = None
     adaptive_stop: bool = True
-    verify: bool = False
+    verify: bool | None = None
     time_budget: float | None = None
     stop: Sequence[str] = ()
     ignore_stop_tokens: bool = False
@@ -68,7 +68,8 @@ class Parameters:
             if getattr(self, name) is not None:
                 number(name, getattr(self, name), zero=name in ("temperature_end", "confidence"))
         for name in ("adaptive_stop", "verify", "ignore_stop_tokens"):
-            truth(name, getattr(self, name))
+            if name != "verify" or self.verify is not None:
+                truth(name, getattr(self, name))
         object.__setattr__(self, "stop", _strings("stop", self.stop))
 
     def over(self, defaults: GenerationConfig) -> GenerationConfig:
@@ -81,6 +82,7 @@ class Parameters:
             "temperature_end": self.temperature_end,
             "stability_threshold": self.stability,
             "confidence_threshold": self.confidence,
+            "verify": self.verify,
         }
         changes: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
         return replace(defaults, **changes)

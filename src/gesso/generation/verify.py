@@ -1,10 +1,12 @@
 """What left-to-right decoding would have written, with a finished canvas as its draft.
 
 One causal pass over a canvas says for each place which token the model writes there after those
-before it. Up to the first that differs, the canvas is the greedy left-to-right answer; from there
-on what the pass said is the next draft, whose right part is longer by one token at least (Jacobi
-decoding, arXiv 2305.10427). So the result is token for token that of the mode "autoregressive",
-whatever the canvas held. A right canvas takes one pass, a useless one as many as it has tokens.
+before it. Up to the first that differs, the canvas is the greedy left-to-right answer, and there
+the pass has the right token. The next draft goes on as the canvas does behind that token, wherever
+in it that stands nearest: a word too long or too short has put the rest a place or more off. A
+token that the canvas has not got is followed by what the pass said (Jacobi decoding, arXiv
+2305.10427). So the result is token for token that of the mode "autoregressive", whatever the canvas
+held. A right canvas takes one pass, a useless one at most as many as it has tokens.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ class Verification:
         """first: what the causal pass writes in the draft's first place. limit: how many tokens of
         it are wanted, at least 1."""
         self.tokens = list(draft)
+        self._draft = tuple(draft)
         self.known = 0
         self.follows = first
         self.done = False
@@ -44,3 +47,14 @@ class Verification:
         self.done, self.follows = right == len(read), here[right]
         self.tokens[self.known : self.known + len(read)] = here[: len(read)]
         self.known += right
+        if not self.done:
+            self._draft_on()
+
+    def _draft_on(self) -> None:
+        """Behind the first token that the pass knew better."""
+        here = self.known
+        places = [at for at, token in enumerate(self._draft) if token == self.tokens[here]]
+        if places:
+            nearest = min(places, key=lambda at: abs(at - here))
+            rest = self._draft[nearest + 1 :][: len(self.tokens) - here - 1]
+            self.tokens[here + 1 : here + 1 + len(rest)] = rest
