@@ -49,7 +49,8 @@ def main() -> None:
     wide: dict[str, list[bool]] = {}
     runs: list[dict[str, Any]] = []
     for name in ("wide", *(args.format or SCHEMES)):
-        model = rounded(args, None if name == "wide" else name)
+        quantize = None if name == "wide" else name
+        model = rounded(args.model, quantize, task=args.task, prompts=args.calibrate, compile=True)
         for split in splits:
             examples = list(itertools.islice(task.examples(split=split, seed=0), args.n))
             started, hits = time.perf_counter(), [False] * len(examples)
@@ -75,15 +76,18 @@ def main() -> None:
                 args.json.write_text(text + "\n", encoding="utf-8")
 
 
-def rounded(args: argparse.Namespace, quantize: str | None) -> DiffusionGemma:
-    if quantize is None or args.calibrate is None:
-        return load(args.model, dtype="float32", quantize=quantize, compile=True)
+def rounded(
+    source: str, quantize: str | None, *, task: str, prompts: int | None, compile: bool = False
+) -> DiffusionGemma:
+    """In float32; calibrated with so many prompts of a task, or rounded to nearest."""
+    if quantize is None or prompts is None:
+        return load(source, dtype="float32", quantize=quantize, compile=compile)
     with tempfile.TemporaryDirectory() as folder:
         out = f"{folder}/{quantize}"
-        words = ["--quantize", quantize, "--calibrate", args.task, "--prompts", str(args.calibrate)]
-        if gesso(["convert", args.model, "--out", out, *words]):
+        words = ["--quantize", quantize, "--calibrate", task, "--prompts", str(prompts)]
+        if gesso(["convert", source, "--out", out, *words]):
             raise SystemExit(1)
-        return load(out, dtype="float32", compile=True)
+        return load(out, dtype="float32", compile=compile)
 
 
 def compare(wide: list[bool], hits: list[bool]) -> dict[str, float]:

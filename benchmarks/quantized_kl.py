@@ -6,7 +6,7 @@ In nats per position of the canvas, over held-out examples of extract, each with
 canvas corrupted at several noise levels. Every network reads the same canvas twice: without a soft
 embedding, as at a canvas's first step, and with the one that the wide network made of its own first
 reading. Weights alone are rounded, in "kv fp8" cached keys and values alone; all is computed in
-float32.
+float32. With --calibrate N weights are rounded by what the layers read of N prompts of training's.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import json
 from pathlib import Path
 
 import torch
+from quantized_accuracy import rounded
 from torch import Tensor
 
 import gesso
@@ -36,11 +37,14 @@ def main() -> None:
     parser.add_argument("--model", default="tiny")
     parser.add_argument("--split", default="names", help="of the task extract")
     parser.add_argument("--n", type=int, default=64, help="examples, one canvas a noise level each")
+    parser.add_argument("--calibrate", type=int, metavar="N", help="by so many prompts")
     parser.add_argument("--json", type=Path, metavar="FILE")
     args = parser.parse_args()
 
     wide = gesso.load(args.model, dtype="float32")
-    packed = {name: gesso.load(args.model, dtype="float32", quantize=name) for name in SCHEMES}
+    packed = {
+        name: rounded(args.model, name, task="extract", prompts=args.calibrate) for name in SCHEMES
+    }
     packed["kv fp8"] = gesso.load(args.model, dtype="float32", kv_cache_dtype="fp8")
     sums = {name: torch.zeros(2, len(LEVELS), dtype=torch.float64) for name in packed}
     examples = get_task("extract").examples(split=args.split, seed=0)
