@@ -73,25 +73,29 @@ def test_a_right_draft_takes_one_pass_and_one_slip_of_the_pen_two() -> None:
         assert (work.tokens, lengths) == (right, passes)
 
 
+# What a model writes left to right, and over and over a 50 between.
+RIGHT = [50 if place % 5 == 0 else place for place in range(30)]
+
+
 @pytest.mark.parametrize(
     ("draft", "passes"),
     [
-        ([*range(9), 99, *range(9, 29)], 2),  # one too many: 9 is found a place on
-        ([*range(9), *range(10, 30), 99], 3),  # one too few: 9 is found nowhere, 10 a place before
-        ([*range(5), 98, 99, *range(5, 20), *range(23, 30), *[99] * 3], 6),  # two, then three less
+        ([*RIGHT[:15], 99, *RIGHT[15:29]], 2),  # one too many: of all 50 it is the nearest
+        ([*RIGHT[:9], *RIGHT[10:], 99], 3),  # one too few: 9 is found nowhere, 50 a place before
+        ([*RIGHT[:5], 98, 99, *RIGHT[5:20], *RIGHT[23:], 99], 6),  # two more, then three less
     ],
 )
 def test_what_stands_places_off_is_found_again(draft: list[int], passes: int) -> None:
-    """By a model that counts, and says 97 where what it read was wrong."""
-    work, taken = Verification(draft, first=0, stop_ids=(), limit=29), 0
+    """By a model that says 97 where what it read was wrong."""
+    work, taken = Verification(draft, first=RIGHT[0], stop_ids=(), limit=29), 0
     while not work.done:
         said, seen = [], work.tokens[: work.known]
         for token in work.reading:
             seen = [*seen, token]
-            said.append(len(seen) if seen == list(range(len(seen))) else 97)
+            said.append(RIGHT[len(seen)] if seen == RIGHT[: len(seen)] else 97)
         work.hear(said)
         taken += 1
-    assert (work.tokens[:29], taken) == (list(range(29)), passes)
+    assert (work.tokens[:29], taken) == (RIGHT[:29], passes)
 
 
 @pytest.mark.parametrize("prompt", PROMPTS)
