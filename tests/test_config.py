@@ -261,6 +261,16 @@ def test_nulls_of_generation_config_take_the_defaults(raw_config: RawConfig) -> 
         assert config == GenerationConfig(temperature_start=1, eos_token_ids=(1, 3))
 
 
+def test_what_gesso_json_says() -> None:
+    config = GenerationConfig().with_own({"verify": True})
+    assert config == GenerationConfig(verify=True) == GenerationConfig().with_own(config.own_json())
+    assert GenerationConfig().with_own({}) == GenerationConfig()
+    with pytest.raises(ValueError, match="verfy: there is no such key; known is verify"):
+        GenerationConfig().with_own({"verfy": True})
+    with pytest.raises(ValueError, match="verify: got 'no'; True or False"):
+        GenerationConfig().with_own({"verify": "no"})
+
+
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
@@ -287,8 +297,7 @@ def test_nulls_of_generation_config_take_the_defaults(raw_config: RawConfig) -> 
         ("entropy_bound", 0.9, r"no such key; write sampler_config\.entropy_bound"),
         ("eos_token_id", "</s>", "eos_token_id: got '</s>'; a whole number"),
         ("pad_token_id", -1, "pad_token_id: got -1; expected at least 0"),
-        ("verify", "no", "verify: got 'no'; True or False"),
-        ("verfy", True, "no such key; write verify, or remove it"),
+        ("verify", True, "no such key; write it into gesso.json, or remove it"),
     ],
 )
 def test_what_generation_config_must_not_say(

@@ -1,9 +1,13 @@
-"""What generation does by default, read from generation_config.json here alone."""
+"""What generation does by default, read here alone.
+
+From generation_config.json, and from gesso.json what no other loop knows: transformers refuses a
+generation_config.json with keys that are new to it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any
 
@@ -21,7 +25,6 @@ _SETTINGS = {
         "t_max",
         "stability_threshold",
         "confidence_threshold",
-        "verify",
         "eos_token_id",
         "pad_token_id",
     )
@@ -29,6 +32,7 @@ _SETTINGS = {
     "temperature_start": "t_max",
     "temperature_end": "t_min",
     "entropy_bound": "sampler_config.entropy_bound",
+    "verify": "it into gesso.json",
 }
 # Keys of other generation loops that are spelt much like these.
 _NO_SLIPS = ("bos_token_id", "min_new_tokens", "forced_bos_token_id", "forced_eos_token_id")
@@ -42,7 +46,7 @@ class GenerationConfig:
 
     `entropy_bound` and `confidence_threshold` in nats; temperatures divide the logits.
     `confidence_threshold` or `stability_threshold` None switches the adaptive stop off. `verify`
-    (generation/verify.py) is a key of gesso's own.
+    (generation/verify.py) is gesso's own.
     """
 
     max_new_tokens: int = 256
@@ -92,7 +96,6 @@ class GenerationConfig:
             "temperature_end": raw.get("t_min"),
             "stability_threshold": raw.get("stability_threshold"),
             "confidence_threshold": raw.get("confidence_threshold"),
-            "verify": raw.get("verify"),
             "pad_token_id": value_or(raw, "pad_token_id", model.text.pad_token_id),
         }
         given: dict[str, Any] = {name: value for name, value in found.items() if value is not None}
@@ -101,8 +104,7 @@ class GenerationConfig:
 
     def to_json(self) -> dict[str, Any]:
         """The object of generation_config.json. An adaptive stop that is switched off is written
-        as a threshold of 0, which no mean entropy is below: null would mean the default. `verify`
-        is written where it is on: no other loop knows it."""
+        as a threshold of 0, which no mean entropy is below: null would mean the default."""
         adaptive = None not in (self.stability_threshold, self.confidence_threshold)
         return dict(
             max_new_tokens=self.max_new_tokens,
@@ -116,8 +118,18 @@ class GenerationConfig:
             confidence_threshold=self.confidence_threshold if adaptive else 0.0,
             eos_token_id=list(self.eos_token_ids),
             pad_token_id=self.pad_token_id,
-            **(dict(verify=True) if self.verify else {}),
         )
+
+    def with_own(self, raw: Mapping[str, Any]) -> GenerationConfig:
+        """With gesso.json over it. ValueError for what that must not say."""
+        if other := sorted(raw.keys() - self.own_json().keys()):
+            known = ", ".join(self.own_json())
+            raise ValueError(f"{other[0]}: there is no such key; known is {known}")
+        return replace(self, **raw)
+
+    def own_json(self) -> dict[str, Any]:
+        """The object of gesso.json."""
+        return dict(verify=self.verify)
 
 
 def _refuse_slips(raw: Mapping[str, Any]) -> None:

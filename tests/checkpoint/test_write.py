@@ -19,6 +19,7 @@ from gesso.checkpoint import (
     resolve,
     save_checkpoint,
 )
+from gesso.checkpoint.hub import EMBEDDED
 from gesso.generation_config import GenerationConfig
 from gesso.model.network import Network
 
@@ -112,6 +113,20 @@ def test_whoever_may_read_new_files_may_read_a_checkpoint(network: Network, tmp_
 def test_a_network_under_one_shard_has_no_index(network: Network, tmp_path: Path) -> None:
     save_checkpoint(network, tmp_path / "one", generation=None)
     assert sorted(contents(tmp_path / "one")) == ["config.json", "model.safetensors"]
+
+
+def test_transformers_reads_the_defaults_too(network: Network, tmp_path: Path) -> None:
+    """It refuses a generation_config.json that says more than it knows."""
+    gemma = pytest.importorskip("transformers.models.diffusion_gemma.generation_diffusion_gemma")
+    generation = GenerationConfig(eos_token_ids=(1,), max_denoising_steps=7, verify=True)
+    save_checkpoint(network, tmp_path / "new", generation=generation)
+    assert read_generation_config(tmp_path / "new") == generation
+    for folder in (tmp_path / "new", *map(resolve, EMBEDDED)):
+        theirs = gemma.DiffusionGemmaGenerationConfig.from_pretrained(folder)
+        assert theirs.max_denoising_steps == read_generation_config(folder).max_denoising_steps
+    # What is gesso's own does not outlive the weights that it was about.
+    save_checkpoint(network, tmp_path / "new", generation=replace(generation, verify=False))
+    assert not (tmp_path / "new" / "gesso.json").exists()
 
 
 def test_an_adaptive_stop_that_is_off_stays_off(network: Network, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from gesso.checkpoint.layouts import CT_FP8, CT_INT4, CT_NVFP4, Layout
 from gesso.checkpoint.names import published_modules, published_name
 from gesso.checkpoint.read import (
     GENERATION_FILE,
+    OWN_FILE,
     chosen_dtype,
     merged,
     read_config,
@@ -81,7 +82,7 @@ def convert_checkpoint(
             for weight, layout in layouts.items()
             for module in published_modules(weight, experts=1)[0]
         )
-    has_defaults = (source / GENERATION_FILE).is_file()
+    has_defaults = any((source / name).is_file() for name in (GENERATION_FILE, OWN_FILE))
     write_checkpoint(
         pieces,
         folder,

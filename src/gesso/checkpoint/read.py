@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from gesso.checkpoint.adapter import Adapter
 
 GENERATION_FILE = "generation_config.json"
+OWN_FILE = "gesso.json"
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 FLOATS = ("F64", "F32", "F16", "BF16")
@@ -57,12 +58,13 @@ def read_config(folder: Path) -> ModelConfig:
 
 
 def read_generation_config(folder: Path) -> GenerationConfig:
-    """generation_config.json of a checkpoint; without the file, the defaults and the model's ids
-    of end tokens and padding. ValueError names what is unfit."""
-    file, model = folder / GENERATION_FILE, read_config(folder)
-    raw = read_json(file) if file.is_file() else {}
+    """generation_config.json of a checkpoint, and gesso.json; without the files, the defaults and
+    the model's ids of end tokens and padding. ValueError names what is unfit."""
+    file, own, model = folder / GENERATION_FILE, folder / OWN_FILE, read_config(folder)
     with naming(file):
-        return GenerationConfig.parse(raw, model=model)
+        config = GenerationConfig.parse(read_json(file) if file.is_file() else {}, model=model)
+    with naming(own):
+        return config.with_own(read_json(own) if own.is_file() else {})
 
 
 def load_network(

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from gesso.checkpoint.names import published_name
-from gesso.checkpoint.read import DTYPES, GENERATION_FILE, require_finite
+from gesso.checkpoint.read import DTYPES, GENERATION_FILE, OWN_FILE, require_finite
 from gesso.checkpoint.schemes import CONFIG_FILE, MODELOPT_FILE
 from gesso.checkpoint.shards import INDEX_FILE, SINGLE_FILE, shard_file
 from gesso.files import replacing_in
@@ -107,7 +107,8 @@ def write_checkpoint(
 ) -> None:
     """Write pieces in their order.
 
-    config: of config.json. generation None writes no generation_config.json. parameters: how many,
+    config: of config.json. generation None writes no generation_config.json; what is not
+    for other loops goes into gesso.json, where it is not the default. parameters: how many,
     for the index. processor: a folder whose tokenizer, chat template and image settings go along.
     Weights of more than max_shard_bytes go into several files (a larger piece gets one to itself),
     and one file's pieces are held in memory at a time. on_piece is told how many of how many are
@@ -125,10 +126,14 @@ def write_checkpoint(
     outdated = ["model-*-of-*.safetensors", MODELOPT_FILE]
     if processor is not None:
         outdated += [GENERATION_FILE, *_COMPANIONS]
+    if processor is not None or generation is not None:
+        outdated.append(OWN_FILE)
     with replacing_in(folder, entries=(SINGLE_FILE, INDEX_FILE), outdated=outdated) as partial:
         _write_json(partial / CONFIG_FILE, config)
         if generation is not None:
             _write_json(partial / GENERATION_FILE, generation.to_json())
+            if generation.own_json() != GenerationConfig().own_json():
+                _write_json(partial / OWN_FILE, generation.own_json())
         for file in companions:
             shutil.copyfile(file, partial / file.name)
         for shard in shards:
