@@ -14,7 +14,8 @@ from typing import Any
 from gesso.config import ModelConfig
 from gesso.values import number, only, section, token_ids, truth, value_or, whole
 
-# What generation_config.json calls the settings of `GenerationConfig`, by what they may be called.
+# What generation_config.json calls the settings of `GenerationConfig`, by what they may be called;
+# it ends a line that begins with "write".
 _SETTINGS = {
     key: key
     for key in (

@@ -35,7 +35,7 @@ from gesso.model.quantize import SCHEMES, Scheme, quantizable
 from gesso.quant import FP8, INT4, NVFP4, Format
 
 # Of each weight's inputs, by native name: one for all matrices of a stack, or one each.
-_Moments = Callable[[], Mapping[str, Tensor]]
+Moments = Callable[[], Mapping[str, Tensor]]
 _LAYOUTS: Mapping[type[Format], Layout] = {FP8: CT_FP8, NVFP4: CT_NVFP4, INT4: CT_INT4}
 
 
@@ -45,7 +45,7 @@ def convert_checkpoint(
     *,
     adapter: Path | None = None,
     quantize: str | None = None,
-    moments: Callable[[], Mapping[str, Tensor]] | None = None,
+    moments: Moments | None = None,
     max_shard_bytes: int = 1000**3,
     on_piece: Callable[[int, int], None] | None = None,
 ) -> None:
@@ -111,7 +111,7 @@ def _pieces(
     network: Network,
     stored: Mapping[str, Stored],
     layouts: Mapping[str, Layout],
-    moments: _Moments,
+    moments: Moments,
     adapter: Adapter | None,
     dtype: torch.dtype,
 ) -> Iterator[Piece]:
@@ -143,7 +143,7 @@ def _packed(
     weight: Tensor,
     file: Path,
     layout: Layout,
-    moments: _Moments,
+    moments: Moments,
     reading: Callable[..., Tensor],
 ) -> Iterator[Piece]:
     """One piece a matrix. weight: on the meta device."""
